@@ -1,0 +1,81 @@
+#include "base/allocator.h"
+
+#include <bit>
+#include <cstdio>
+#include <cstdlib>
+
+namespace plait {
+namespace {
+
+constexpr size_t kAlignment = 64;
+
+size_t SizeClass(size_t bytes) {
+  if (bytes <= 512) return (bytes + kAlignment - 1) / kAlignment * kAlignment + (bytes == 0 ? kAlignment : 0);
+  const size_t granule = std::bit_floor(bytes) / 8;
+  return (bytes + granule - 1) / granule * granule;
+}
+
+}  // namespace
+
+Allocator::~Allocator() { Trim(); }
+
+std::shared_ptr<void> Allocator::Allocate(size_t bytes) {
+  const size_t size_class = SizeClass(bytes);
+  void* block = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    auto& blocks = cached_[size_class];
+    if (!blocks.empty()) {
+      block = blocks.back();
+      blocks.pop_back();
+    }
+    in_use_ += size_class;
+    if (in_use_ > peak_) peak_ = in_use_;
+  }
+  if (block == nullptr) {
+    block = std::aligned_alloc(kAlignment, size_class);
+    if (block == nullptr) {
+      Trim();
+      block = std::aligned_alloc(kAlignment, size_class);
+    }
+    if (block == nullptr) {
+      std::fprintf(stderr, "out of memory: asked the system for %zu bytes while holding %zu; use fewer tokens per "
+                   "microbatch or recomputation\n", size_class, bytes_in_use());
+      std::_Exit(75);
+    }
+  }
+  return std::shared_ptr<void>(block, [self = shared_from_this(), size_class](void* freed) {
+    self->Release(freed, size_class);
+  });
+}
+
+void Allocator::Release(void* block, size_t size_class) {
+  std::lock_guard lock(mutex_);
+  cached_[size_class].push_back(block);
+  in_use_ -= size_class;
+}
+
+void Allocator::Trim() {
+  std::lock_guard lock(mutex_);
+  for (auto& [size_class, blocks] : cached_) {
+    for (void* block : blocks) std::free(block);
+  }
+  cached_.clear();
+}
+
+size_t Allocator::bytes_in_use() const {
+  std::lock_guard lock(mutex_);
+  return in_use_;
+}
+
+size_t Allocator::bytes_in_use_peak() const {
+  std::lock_guard lock(mutex_);
+  return peak_;
+}
+
+void Allocator::ResetPeak() {
+  std::lock_guard lock(mutex_);
+  peak_ = in_use_;
+}
+
+}  // namespace plait

@@ -1,0 +1,45 @@
+// Caching allocator of host memory: freed blocks are kept by size class and handed out again, so that a step in its
+// steady state asks the system for nothing. Thread-safe. Blocks are 64-byte aligned; sizes are rounded up to a class
+// (eight classes per power of two, so at most 12.5 % is lost). Memory that the system refuses ends the process with
+// exit code 75, naming the size asked for and the bytes held.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace plait {
+
+class Allocator : public std::enable_shared_from_this<Allocator> {
+ public:
+  static std::shared_ptr<Allocator> Create() { return std::shared_ptr<Allocator>(new Allocator()); }
+  ~Allocator();
+
+  Allocator(const Allocator&) = delete;
+  Allocator& operator=(const Allocator&) = delete;
+
+  // Uninitialised block of at least `bytes`; it returns to this allocator with its last owner.
+  std::shared_ptr<void> Allocate(size_t bytes);
+
+  // Gives every cached block back to the system.
+  void Trim();
+
+  size_t bytes_in_use() const;
+  size_t bytes_in_use_peak() const;
+  // Starts a new peak from what is in use now.
+  void ResetPeak();
+
+ private:
+  Allocator() = default;
+  void Release(void* block, size_t size_class);
+
+  mutable std::mutex mutex_;
+  std::map<size_t, std::vector<void*>> cached_;
+  size_t in_use_ = 0;
+  size_t peak_ = 0;
+};
+
+}  // namespace plait

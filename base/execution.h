@@ -1,0 +1,61 @@
+// Execution: what a call needs besides its data. Device, streams, threads, memory, and the kernels' own caches
+// (primitives, packed weights, scratch). Passed by reference; it replaces globals. One per rank; not thread-safe.
+#pragma once
+
+#include <memory>
+#include <typeindex>
+#include <unordered_map>
+
+#include "base/allocator.h"
+#include "base/device.h"
+#include "base/stream.h"
+#include "base/tensor.h"
+
+namespace plait {
+
+struct ExecutionOptions {
+  Device device;
+  // 0: every core this process may run on.
+  int num_threads = 0;
+};
+
+class Execution {
+ public:
+  explicit Execution(const ExecutionOptions& options = {});
+
+  Execution(const Execution&) = delete;
+  Execution& operator=(const Execution&) = delete;
+
+  const Device& device() const { return device_; }
+  int num_threads() const { return num_threads_; }
+  Stream& compute() { return compute_; }
+  Stream& communication() { return communication_; }
+  Stream& copy() { return copy_; }
+  Allocator& allocator() { return *allocator_; }
+
+  Tensor Empty(DType dtype, const Shape& shape) { return Tensor::Empty(*allocator_, dtype, shape); }
+  Tensor Zeros(DType dtype, const Shape& shape) { return Tensor::Zeros(*allocator_, dtype, shape); }
+
+  // Gives outstanding communication a chance to move. Called between kernels.
+  void Poll() {}
+
+  // The one object of type T kept for this execution, made on first use: a kernel family's cache.
+  template <class T>
+  T& Cache() {
+    auto& slot = caches_[std::type_index(typeid(T))];
+    if (!slot) slot = std::make_shared<T>();
+    return *static_cast<T*>(slot.get());
+  }
+
+ private:
+  Device device_;
+  int num_threads_;
+  std::shared_ptr<Allocator> allocator_;
+  Stream compute_, communication_, copy_;
+  std::unordered_map<std::type_index, std::shared_ptr<void>> caches_;
+};
+
+// Cores in this process's affinity mask.
+int NumAvailableCores();
+
+}  // namespace plait

@@ -1,0 +1,53 @@
+# Flags shared by every target, and the two functions that make a folder's library and its tests.
+add_library(plait_flags INTERFACE)
+target_include_directories(plait_flags INTERFACE ${PROJECT_SOURCE_DIR} ${PROJECT_BINARY_DIR}/generated)
+# -ffp-contract=off: rounding must not depend on what the compiler chooses to fuse; kernels fuse by name.
+target_compile_options(plait_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wno-missing-field-initializers
+    -ffp-contract=off -fno-math-errno>)
+if(PLAIT_SANITIZE)
+  target_compile_options(plait_flags INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${PLAIT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
+  target_link_options(plait_flags INTERFACE -fsanitize=${PLAIT_SANITIZE})
+endif()
+
+# plait_library(<folder target> SOURCES ... DEPENDS ...): one target a folder, with its exact links.
+function(plait_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
+  add_library(plait_${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(plait_${name} PUBLIC plait_flags ${ARG_DEPENDS} PRIVATE ${ARG_PRIVATE_DEPENDS})
+endfunction()
+
+# plait_test(<name> SOURCES ... DEPENDS ... [LABELS ...] [TIMEOUT seconds]): one executable; CTest runs it whole.
+function(plait_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPENDS;LABELS" ${ARGN})
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS fast)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} plait_test_support GTest::gmock GTest::gtest_main)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+endfunction()
+
+# plait_protos(<target> PROTOS <paths from the project root>): C++ messages, included as "<path>.pb.h".
+function(plait_protos name)
+  cmake_parse_arguments(ARG "" "" "PROTOS" ${ARGN})
+  set(sources)
+  file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/generated)
+  foreach(proto ${ARG_PROTOS})
+    string(REGEX REPLACE "\\.proto$" "" stem ${PROJECT_BINARY_DIR}/generated/${proto})
+    add_custom_command(OUTPUT ${stem}.pb.cc ${stem}.pb.h
+      COMMAND protobuf::protoc --proto_path=${PROJECT_SOURCE_DIR} --cpp_out=${PROJECT_BINARY_DIR}/generated
+        ${PROJECT_SOURCE_DIR}/${proto}
+      DEPENDS ${PROJECT_SOURCE_DIR}/${proto} VERBATIM)
+    list(APPEND sources ${stem}.pb.cc ${stem}.pb.h)
+  endforeach()
+  add_library(${name} STATIC ${sources})
+  target_include_directories(${name} SYSTEM PUBLIC ${PROJECT_BINARY_DIR}/generated)
+  target_link_libraries(${name} PUBLIC protobuf::libprotobuf PRIVATE plait_flags)
+endfunction()
