@@ -1,0 +1,47 @@
+// DeviceMesh: the ranks of a run, arranged along named axes. world = pipeline x replicate x shard x context x tensor
+// (tensor fastest); the expert axis divides replicate x shard x context and never multiplies the world.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "parallel/communicator.h"
+
+namespace plait {
+
+enum class MeshAxis { kPipeline, kReplicate, kShard, kContext, kTensor, kExpert };
+inline constexpr int kNumMeshAxes = 6;
+
+std::string_view Name(MeshAxis axis);
+
+class DeviceMesh {
+ public:
+  // Sizes by MeshAxis; 0 for shard means the ranks that are left. InvalidArgument, naming the axes and the product, where
+  // they do not make the world's size.
+  static absl::StatusOr<DeviceMesh> Create(const std::array<int64_t, kNumMeshAxes>& sizes,
+                                           std::shared_ptr<Communicator> world);
+
+  int64_t size(MeshAxis axis) const { return sizes_[static_cast<int>(axis)]; }
+  // This rank's coordinate along the axis.
+  int64_t coordinate(MeshAxis axis) const { return coordinates_[static_cast<int>(axis)]; }
+  Communicator& world() const { return *world_; }
+  Communicator& axis(MeshAxis axis) const { return *communicators_[static_cast<int>(axis)]; }
+  // Ranks that see different data: replicate x shard.
+  int64_t data_parallel_size() const { return size(MeshAxis::kReplicate) * size(MeshAxis::kShard); }
+  int64_t data_parallel_rank() const {
+    return coordinate(MeshAxis::kReplicate) * size(MeshAxis::kShard) + coordinate(MeshAxis::kShard);
+  }
+  // Over replicate x shard.
+  Communicator& data_parallel() const { return *data_parallel_; }
+
+ private:
+  std::array<int64_t, kNumMeshAxes> sizes_{};
+  std::array<int64_t, kNumMeshAxes> coordinates_{};
+  std::shared_ptr<Communicator> world_;
+  std::shared_ptr<Communicator> data_parallel_;
+  std::array<std::shared_ptr<Communicator>, kNumMeshAxes> communicators_;
+};
+
+}  // namespace plait
