@@ -1,6 +1,7 @@
 // Early return for absl::Status and absl::StatusOr, spelled as upstream's later macros so that they can be swapped.
 #pragma once
 
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -13,7 +14,7 @@ namespace plait {
 // The same code with `context` put before the message: "context: message". Ok stays Ok.
 inline absl::Status Annotate(const absl::Status& status, std::string_view context) {
   if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat(context, ": ", status.message()));
+  return absl::Status(status.code(), absl::StrCat(std::string(context), ": ", status.message()));
 }
 
 }  // namespace plait
