@@ -1,0 +1,63 @@
+#include "base/digest.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace plait {
+namespace {
+
+std::string Hex(XXH128_hash_t hash) {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, hash);
+  return absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(canonical.digest), sizeof(canonical.digest)));
+}
+
+}  // namespace
+
+struct DigestStream::State {
+  XXH3_state_t* xxh3 = nullptr;
+};
+
+DigestStream::DigestStream() : state_(std::make_unique<State>()) {
+  state_->xxh3 = XXH3_createState();
+  PLAIT_CHECK(state_->xxh3 != nullptr);
+  XXH3_128bits_reset(state_->xxh3);
+}
+
+DigestStream::~DigestStream() { XXH3_freeState(state_->xxh3); }
+
+void DigestStream::Add(const void* data, size_t bytes) {
+  if (bytes > 0) XXH3_128bits_update(state_->xxh3, data, bytes);
+}
+
+std::string DigestStream::Hex() const { return plait::Hex(XXH3_128bits_digest(state_->xxh3)); }
+
+std::string DigestOf(const void* data, size_t bytes) { return Hex(XXH3_128bits(data, bytes)); }
+
+absl::StatusOr<std::string> DigestOfFile(const std::string& path) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0)
+    return absl::NotFoundError(absl::StrCat(path, ": cannot be opened: ", std::strerror(errno)));
+  DigestStream digest;
+  std::vector<char> buffer(1 << 20);
+  ssize_t got = 0;
+  while ((got = ::read(file, buffer.data(), buffer.size())) > 0)
+    digest.Add(buffer.data(), static_cast<size_t>(got));
+  const int error = errno;
+  ::close(file);
+  if (got < 0)
+    return absl::DataLossError(absl::StrCat(path, ": cannot be read: ", std::strerror(error)));
+  return digest.Hex();
+}
+
+}  // namespace plait

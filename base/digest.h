@@ -1,0 +1,35 @@
+// XXH3-128 digests of bytes and files: 32 lower-case hexadecimal digits, the canonical (big-endian)
+// form. They find damage, not forgery.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace plait {
+
+class DigestStream {
+ public:
+  DigestStream();
+  ~DigestStream();
+  DigestStream(const DigestStream&) = delete;
+  DigestStream& operator=(const DigestStream&) = delete;
+
+  void Add(const void* data, size_t bytes);
+  // Of everything added so far.
+  std::string Hex() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+std::string DigestOf(const void* data, size_t bytes);
+
+// Of a whole file, read in pieces. NotFound where there is no such file; DataLoss where it cannot
+// be read.
+absl::StatusOr<std::string> DigestOfFile(const std::string& path);
+
+}  // namespace plait

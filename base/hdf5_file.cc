@@ -1,0 +1,597 @@
+#include "base/hdf5_file.h"
+
+#include <hdf5.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace plait {
+namespace {
+
+static_assert(sizeof(hid_t) == sizeof(int64_t));
+
+constexpr int64_t kChunkBytes = 1 << 20;
+constexpr size_t kMaxAttributeBytes = 16 << 20;
+constexpr char kDtypeAttribute[] = "plait_dtype";
+
+// Owns one identifier of the library.
+template <herr_t (*kClose)(hid_t)>
+class Handle {
+ public:
+  explicit Handle(hid_t id) : id_(id) {}
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  ~Handle() {
+    if (id_ >= 0) kClose(id_);
+  }
+  hid_t id() const { return id_; }
+  bool ok() const { return id_ >= 0; }
+  // After a failed write nothing is handed back to the library.
+  void Abandon() { id_ = -1; }
+  // The library writes what it buffered when a dataset is closed, so closing can fail.
+  bool Close() { return kClose(std::exchange(id_, -1)) >= 0; }
+
+ private:
+  hid_t id_;
+};
+using DatasetHandle = Handle<H5Dclose>;
+using SpaceHandle = Handle<H5Sclose>;
+using TypeHandle = Handle<H5Tclose>;
+using PropertyHandle = Handle<H5Pclose>;
+using AttributeHandle = Handle<H5Aclose>;
+using ObjectHandle = Handle<H5Oclose>;
+
+// To be called before anything else of the library, on every thread: the error stack is per thread.
+void EnterLibrary() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    H5dont_atexit();
+    H5open();
+    H5Lunregister(H5L_TYPE_EXTERNAL);  // no link leads to another file
+    H5PLset_loading_state(0);          // no plug-in is loaded because a file asks for it
+  });
+  thread_local const bool silenced = H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
+  (void)silenced;
+}
+
+struct Reason {
+  std::string text;
+  int error_number = 0;
+};
+
+// The innermost entry of the error stack. System errors there read "... errno = 28, error message =
+// 'No space left on device', buf = ...": only the quoted part is kept.
+Reason TakeReason() {
+  std::string description;
+  H5Ewalk2(
+      H5E_DEFAULT, H5E_WALK_UPWARD,
+      [](unsigned index, const H5E_error2_t* error, void* out) -> herr_t {
+        if (index == 0 && error->desc != nullptr) *static_cast<std::string*>(out) = error->desc;
+        return 0;
+      },
+      &description);
+  Reason reason{description, 0};
+  if (const size_t at = description.find("errno = "); at != std::string::npos) {
+    reason.error_number = std::atoi(description.c_str() + at + 8);
+  }
+  if (size_t at = description.find("error message = '"); at != std::string::npos) {
+    at += 17;
+    reason.text = description.substr(at, description.find('\'', at) - at);
+  }
+  if (reason.text.empty()) reason.text = "no reason given by HDF5";
+  std::replace(reason.text.begin(), reason.text.end(), '\n', ' ');
+  return reason;
+}
+
+hid_t NativeType(Hdf5Type type) {
+  switch (type) {
+    case Hdf5Type::kF32:
+      return H5T_NATIVE_FLOAT;
+    case Hdf5Type::kF64:
+      return H5T_NATIVE_DOUBLE;
+    case Hdf5Type::kU8:
+      return H5T_NATIVE_UINT8;
+    case Hdf5Type::kBf16:
+    case Hdf5Type::kU16:
+      return H5T_NATIVE_UINT16;
+    case Hdf5Type::kU32:
+      return H5T_NATIVE_UINT32;
+    case Hdf5Type::kI32:
+      return H5T_NATIVE_INT32;
+    case Hdf5Type::kI64:
+      return H5T_NATIVE_INT64;
+  }
+  return -1;
+}
+
+absl::Status CheckName(const std::string& path, const std::string& name) {
+  if (name.empty() || name.front() == '/' || name.back() == '/' ||
+      name.find("//") != std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": bad dataset name '", name, "': want parts joined by single '/'"));
+  }
+  return absl::OkStatus();
+}
+
+// Whether `name` exists; asks for every group on the way, as the library demands.
+bool Exists(hid_t file, const std::string& name) {
+  if (name == "/") return true;
+  for (size_t slash = name.find('/');; slash = name.find('/', slash + 1)) {
+    if (H5Lexists(file, name.substr(0, slash).c_str(), H5P_DEFAULT) <= 0) return false;
+    if (slash == std::string::npos) return true;
+  }
+}
+
+absl::Status DataLoss(const std::string& path, const std::string& name, const char* what) {
+  const Reason reason = TakeReason();
+  return absl::DataLossError(absl::StrCat(path, ": ", name, ": ", what, ": ", reason.text));
+}
+
+absl::StatusOr<Hdf5Dataset> DescribeOpen(hid_t dataset, const std::string& path,
+                                         const std::string& name) {
+  SpaceHandle space(H5Dget_space(dataset));
+  TypeHandle type(H5Dget_type(dataset));
+  if (!space.ok() || !type.ok()) return DataLoss(path, name, "cannot be described");
+  if (H5Sget_simple_extent_ndims(space.id()) != 1) {
+    return absl::DataLossError(absl::StrCat(path, ": ", name, ": expected one dimension, found ",
+                                            H5Sget_simple_extent_ndims(space.id())));
+  }
+  hsize_t size = 0;
+  H5Sget_simple_extent_dims(space.id(), &size, nullptr);
+  Hdf5Dataset description{name, Hdf5Type::kF32, static_cast<int64_t>(size)};
+  for (Hdf5Type candidate : {Hdf5Type::kF32, Hdf5Type::kF64, Hdf5Type::kU8, Hdf5Type::kU16,
+                             Hdf5Type::kU32, Hdf5Type::kI32, Hdf5Type::kI64}) {
+    if (H5Tequal(type.id(), NativeType(candidate)) <= 0) continue;
+    description.type = candidate;
+    if (candidate == Hdf5Type::kU16 && H5Aexists(dataset, kDtypeAttribute) > 0)
+      description.type = Hdf5Type::kBf16;
+    return description;
+  }
+  return absl::DataLossError(
+      absl::StrCat(path, ": ", name, ": its element type is none that plait writes"));
+}
+
+absl::StatusOr<hid_t> OpenDataset(hid_t file, const std::string& path, const std::string& name) {
+  PLAIT_RETURN_IF_ERROR(CheckName(path, name));
+  if (!Exists(file, name)) return absl::NotFoundError(absl::StrCat(path, ": no dataset ", name));
+  const hid_t id = H5Dopen2(file, name.c_str(), H5P_DEFAULT);
+  if (id < 0) return DataLoss(path, name, "cannot be opened");
+  return id;
+}
+
+// The dataset must hold `type` and have the range.
+absl::Status CheckRange(const std::string& path, const Hdf5Dataset& dataset, Hdf5Type type,
+                        int64_t begin, int64_t count) {
+  if (dataset.type != type) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", dataset.name,
+                                                   ": expected elements of ", Name(type),
+                                                   ", found ", Name(dataset.type)));
+  }
+  if (begin < 0 || count < 0 || begin > dataset.num_elements - count) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", dataset.name, ": elements [", begin,
+                                                   ", ", begin + count, ") are outside its ",
+                                                   dataset.num_elements));
+  }
+  return absl::OkStatus();
+}
+
+// The file space of a range and the memory space beside it, for H5Dread and H5Dwrite.
+bool SelectRange(const SpaceHandle& file_space, int64_t begin, int64_t count) {
+  const hsize_t start = static_cast<hsize_t>(begin), size = static_cast<hsize_t>(count);
+  return file_space.ok() &&
+         H5Sselect_hyperslab(file_space.id(), H5S_SELECT_SET, &start, nullptr, &size, nullptr) >= 0;
+}
+
+hid_t FileAccess() {
+  const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+  H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
+  H5Pset_fclose_degree(access,
+                       H5F_CLOSE_SEMI);  // closing fails, rather than lingers, if a handle is open
+  return access;
+}
+
+}  // namespace
+
+int64_t SizeOf(Hdf5Type type) {
+  switch (type) {
+    case Hdf5Type::kU8:
+      return 1;
+    case Hdf5Type::kBf16:
+    case Hdf5Type::kU16:
+      return 2;
+    case Hdf5Type::kF32:
+    case Hdf5Type::kU32:
+    case Hdf5Type::kI32:
+      return 4;
+    case Hdf5Type::kF64:
+    case Hdf5Type::kI64:
+      return 8;
+  }
+  return 0;
+}
+
+const char* Name(Hdf5Type type) {
+  switch (type) {
+    case Hdf5Type::kBf16:
+      return "bf16";
+    case Hdf5Type::kF32:
+      return "f32";
+    case Hdf5Type::kF64:
+      return "f64";
+    case Hdf5Type::kU8:
+      return "u8";
+    case Hdf5Type::kU16:
+      return "u16";
+    case Hdf5Type::kU32:
+      return "u32";
+    case Hdf5Type::kI32:
+      return "i32";
+    case Hdf5Type::kI64:
+      return "i64";
+  }
+  return "?";
+}
+
+Hdf5Type Hdf5TypeFor(DType dtype) {
+  switch (dtype) {
+    case DType::kBf16:
+      return Hdf5Type::kBf16;
+    case DType::kF32:
+      return Hdf5Type::kF32;
+    case DType::kF64:
+      return Hdf5Type::kF64;
+    case DType::kI32:
+      return Hdf5Type::kI32;
+    case DType::kI64:
+      return Hdf5Type::kI64;
+  }
+  return Hdf5Type::kF32;
+}
+
+absl::StatusOr<Hdf5File> Hdf5File::Create(const std::string& path) {
+  EnterLibrary();
+  PropertyHandle access(FileAccess());
+  Hdf5File file;
+  file.path_ = path;
+  file.file_ = H5Fcreate(path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access.id());
+  if (file.file_ < 0) {
+    const Reason reason = TakeReason();
+    const std::string message = absl::StrCat(path, ": cannot be created: ", reason.text);
+    if (struct stat status; ::stat(path.c_str(), &status) == 0)
+      return absl::AlreadyExistsError(message);
+    if (reason.error_number == ENOENT) return absl::NotFoundError(message);
+    return absl::UnavailableError(message);
+  }
+  file.mode_ = Mode::kWriting;
+  return file;
+}
+
+absl::StatusOr<Hdf5File> Hdf5File::Open(const std::string& path) {
+  EnterLibrary();
+  if (struct stat status; ::stat(path.c_str(), &status) != 0) {
+    return absl::NotFoundError(absl::StrCat(path, ": no such file"));
+  }
+  PropertyHandle access(FileAccess());
+  Hdf5File file;
+  file.path_ = path;
+  file.file_ = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.id());
+  if (file.file_ < 0) {
+    return absl::DataLossError(absl::StrCat(
+        path,
+        ": cannot be opened as HDF5 (damaged, cut short or never closed): ", TakeReason().text));
+  }
+  file.mode_ = Mode::kReading;
+  return file;
+}
+
+Hdf5File::Hdf5File(Hdf5File&& other) noexcept { *this = std::move(other); }
+
+Hdf5File& Hdf5File::operator=(Hdf5File&& other) noexcept {
+  if (this == &other) return *this;
+  CloseQuietly();
+  path_ = std::move(other.path_);
+  file_ = std::exchange(other.file_, -1);
+  mode_ = std::exchange(other.mode_, Mode::kClosed);
+  failure_ = std::exchange(other.failure_, absl::OkStatus());
+  return *this;
+}
+
+Hdf5File::~Hdf5File() { CloseQuietly(); }
+
+void Hdf5File::CloseQuietly() {
+  if (mode_ != Mode::kClosed) Close().IgnoreError();
+}
+
+absl::Status Hdf5File::Close() {
+  EnterLibrary();
+  const Mode mode = std::exchange(mode_, Mode::kClosed);
+  PLAIT_RETURN_IF_ERROR(failure_);
+  if (mode == Mode::kClosed)
+    return absl::FailedPreconditionError(absl::StrCat(path_, ": not open"));
+  if (mode == Mode::kWriting && H5Fflush(file_, H5F_SCOPE_LOCAL) < 0) return WriteFailed("flush");
+  if (H5Fclose(std::exchange(file_, -1)) < 0) return WriteFailed("close");
+  return absl::OkStatus();
+}
+
+absl::Status Hdf5File::CheckMode(Mode mode) const {
+  EnterLibrary();
+  PLAIT_RETURN_IF_ERROR(failure_);
+  if (mode_ == mode) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(path_, ": not open for ", mode == Mode::kReading ? "reading" : "writing"));
+}
+
+absl::Status Hdf5File::WriteFailed(const std::string& what) {
+  const Reason reason = TakeReason();
+  const std::string message = absl::StrCat(path_, ": ", what, ": write failed: ", reason.text);
+  const bool full = reason.error_number == ENOSPC || reason.error_number == EDQUOT ||
+                    reason.error_number == EFBIG;
+  failure_ = full ? absl::ResourceExhaustedError(message) : absl::UnavailableError(message);
+  return failure_;
+}
+
+absl::Status Hdf5File::CreateDataset(const std::string& name, Hdf5Type type, int64_t num_elements,
+                                     Hdf5Layout layout) {
+  PLAIT_RETURN_IF_ERROR(CheckMode(Mode::kWriting));
+  PLAIT_RETURN_IF_ERROR(CheckName(path_, name));
+  if (num_elements < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, ": ", name, ": negative size ", num_elements));
+  }
+  if (Exists(file_, name))
+    return absl::AlreadyExistsError(absl::StrCat(path_, ": ", name, " is written already"));
+  const hsize_t size = static_cast<hsize_t>(num_elements);
+  SpaceHandle space(H5Screate_simple(1, &size, nullptr));
+  PropertyHandle link(H5Pcreate(H5P_LINK_CREATE));
+  PropertyHandle creation(H5Pcreate(H5P_DATASET_CREATE));
+  bool prepared = space.ok() && link.ok() && creation.ok() &&
+                  H5Pset_create_intermediate_group(link.id(), 1) >= 0 &&
+                  H5Pset_fill_time(creation.id(), H5D_FILL_TIME_NEVER) >= 0;
+  if (layout == Hdf5Layout::kChunkedWithChecksum && num_elements > 0) {
+    const hsize_t chunk = static_cast<hsize_t>(std::min(num_elements, kChunkBytes / SizeOf(type)));
+    prepared = prepared && H5Pset_chunk(creation.id(), 1, &chunk) >= 0 &&
+               H5Pset_fletcher32(creation.id()) >= 0;
+  } else {
+    prepared = prepared && H5Pset_layout(creation.id(), H5D_CONTIGUOUS) >= 0 &&
+               H5Pset_alloc_time(creation.id(), H5D_ALLOC_TIME_EARLY) >= 0;
+  }
+  if (!prepared) return WriteFailed(name);
+  DatasetHandle dataset(H5Dcreate2(file_, name.c_str(), NativeType(type), space.id(), link.id(),
+                                   creation.id(), H5P_DEFAULT));
+  if (!dataset.ok() || !dataset.Close()) return WriteFailed(name);
+  if (type == Hdf5Type::kBf16) return SetAttribute(name, kDtypeAttribute, Name(type));
+  return absl::OkStatus();
+}
+
+absl::Status Hdf5File::WriteRange(const std::string& name, Hdf5Type type, int64_t begin,
+                                  int64_t count, const void* data) {
+  PLAIT_RETURN_IF_ERROR(CheckMode(Mode::kWriting));
+  PLAIT_ASSIGN_OR_RETURN(const hid_t id, OpenDataset(file_, path_, name));
+  DatasetHandle dataset(id);
+  PLAIT_ASSIGN_OR_RETURN(const Hdf5Dataset description, DescribeOpen(id, path_, name));
+  PLAIT_RETURN_IF_ERROR(CheckRange(path_, description, type, begin, count));
+  if (count == 0) return absl::OkStatus();
+  const hsize_t size = static_cast<hsize_t>(count);
+  SpaceHandle memory(H5Screate_simple(1, &size, nullptr)), space(H5Dget_space(id));
+  if (!memory.ok() || !SelectRange(space, begin, count) ||
+      H5Dwrite(id, NativeType(type), memory.id(), space.id(), H5P_DEFAULT, data) < 0) {
+    absl::Status failure = WriteFailed(name);
+    dataset.Abandon();
+    return failure;
+  }
+  if (!dataset.Close()) return WriteFailed(name);
+  return absl::OkStatus();
+}
+
+absl::Status Hdf5File::WriteDataset(const std::string& name, Hdf5Type type, int64_t num_elements,
+                                    const void* data, Hdf5Layout layout) {
+  PLAIT_RETURN_IF_ERROR(CreateDataset(name, type, num_elements, layout));
+  return WriteRange(name, type, 0, num_elements, data);
+}
+
+// count == 0 makes a scalar.
+absl::Status Hdf5File::SetAttributeOfType(const std::string& object, const std::string& name,
+                                          int64_t type_id, int64_t count, const void* data) {
+  PLAIT_RETURN_IF_ERROR(CheckMode(Mode::kWriting));
+  if (!Exists(file_, object))
+    return absl::NotFoundError(absl::StrCat(path_, ": no object ", object));
+  if (H5Aexists_by_name(file_, object.c_str(), name.c_str(), H5P_DEFAULT) > 0) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(path_, ": ", object, ": attribute ", name, " is set already"));
+  }
+  const hsize_t size = static_cast<hsize_t>(count);
+  SpaceHandle space(count == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(1, &size, nullptr));
+  AttributeHandle attribute(H5Acreate_by_name(file_, object.c_str(), name.c_str(), type_id,
+                                              space.id(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+  if (!attribute.ok() || H5Awrite(attribute.id(), type_id, data) < 0) {
+    absl::Status failure = WriteFailed(absl::StrCat(object, ": attribute ", name));
+    attribute.Abandon();
+    return failure;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Hdf5File::SetAttribute(const std::string& object, const std::string& name,
+                                    int64_t value) {
+  EnterLibrary();
+  return SetAttributeOfType(object, name, H5T_NATIVE_INT64, 0, &value);
+}
+
+absl::Status Hdf5File::SetAttribute(const std::string& object, const std::string& name,
+                                    double value) {
+  EnterLibrary();
+  return SetAttributeOfType(object, name, H5T_NATIVE_DOUBLE, 0, &value);
+}
+
+absl::Status Hdf5File::SetAttribute(const std::string& object, const std::string& name,
+                                    std::span<const int64_t> values) {
+  EnterLibrary();
+  if (values.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_, ": ", object, ": attribute ", name, " has no values"));
+  }
+  return SetAttributeOfType(object, name, H5T_NATIVE_INT64, static_cast<int64_t>(values.size()),
+                            values.data());
+}
+
+absl::Status Hdf5File::SetAttribute(const std::string& object, const std::string& name,
+                                    std::string_view value) {
+  EnterLibrary();
+  // The library knows no empty string: one byte of padding stands for it.
+  const std::string bytes = value.empty() ? std::string(1, '\0') : std::string(value);
+  TypeHandle type(H5Tcopy(H5T_C_S1));
+  H5Tset_size(type.id(), bytes.size());
+  H5Tset_strpad(type.id(), H5T_STR_NULLPAD);
+  H5Tset_cset(type.id(), H5T_CSET_UTF8);
+  return SetAttributeOfType(object, name, type.id(), 0, bytes.data());
+}
+
+absl::StatusOr<Hdf5Dataset> Hdf5File::Describe(const std::string& name) const {
+  PLAIT_RETURN_IF_ERROR(CheckMode(Mode::kReading));
+  PLAIT_ASSIGN_OR_RETURN(const hid_t id, OpenDataset(file_, path_, name));
+  DatasetHandle dataset(id);
+  return DescribeOpen(id, path_, name);
+}
+
+absl::StatusOr<std::vector<Hdf5Dataset>> Hdf5File::Datasets() const {
+  PLAIT_RETURN_IF_ERROR(CheckMode(Mode::kReading));
+  std::vector<std::string> names;
+  const herr_t visited = H5Ovisit2(
+      file_, H5_INDEX_NAME, H5_ITER_INC,
+      [](hid_t, const char* name, const H5O_info_t* info, void* out) -> herr_t {
+        if (info->type == H5O_TYPE_DATASET)
+          static_cast<std::vector<std::string>*>(out)->push_back(name);
+        return 0;
+      },
+      &names, H5O_INFO_BASIC);
+  if (visited < 0) return DataLoss(path_, "/", "cannot be listed");
+  std::sort(names.begin(), names.end());
+  std::vector<Hdf5Dataset> datasets;
+  for (const std::string& name : names) {
+    PLAIT_ASSIGN_OR_RETURN(Hdf5Dataset dataset, Describe(name));
+    datasets.push_back(std::move(dataset));
+  }
+  return datasets;
+}
+
+absl::Status Hdf5File::ReadRange(const std::string& name, Hdf5Type type, int64_t begin,
+                                 int64_t count, void* data) const {
+  PLAIT_RETURN_IF_ERROR(CheckMode(Mode::kReading));
+  PLAIT_ASSIGN_OR_RETURN(const hid_t id, OpenDataset(file_, path_, name));
+  DatasetHandle dataset(id);
+  PLAIT_ASSIGN_OR_RETURN(const Hdf5Dataset description, DescribeOpen(id, path_, name));
+  PLAIT_RETURN_IF_ERROR(CheckRange(path_, description, type, begin, count));
+  if (count == 0) return absl::OkStatus();
+  const hsize_t size = static_cast<hsize_t>(count);
+  SpaceHandle memory(H5Screate_simple(1, &size, nullptr)), space(H5Dget_space(id));
+  if (!memory.ok() || !SelectRange(space, begin, count) ||
+      H5Dread(id, NativeType(type), memory.id(), space.id(), H5P_DEFAULT, data) < 0) {
+    return DataLoss(path_, name, "cannot be read");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> Hdf5File::ContiguousOffset(const std::string& name) const {
+  PLAIT_RETURN_IF_ERROR(CheckMode(Mode::kReading));
+  PLAIT_ASSIGN_OR_RETURN(const hid_t id, OpenDataset(file_, path_, name));
+  DatasetHandle dataset(id);
+  PLAIT_ASSIGN_OR_RETURN(const Hdf5Dataset description, DescribeOpen(id, path_, name));
+  if (description.num_elements == 0) return 0;
+  PropertyHandle creation(H5Dget_create_plist(id));
+  if (H5Pget_layout(creation.id()) != H5D_CONTIGUOUS || H5Pget_external_count(creation.id()) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path_, ": ", name, ": not contiguous in this file"));
+  }
+  const haddr_t offset = H5Dget_offset(id);
+  if (offset == HADDR_UNDEF) return DataLoss(path_, name, "has no place in the file");
+  return static_cast<int64_t>(offset);
+}
+
+namespace {
+
+// Opens the attribute, checks its class and size, and reads it as `type_id`; type_id < 0 reads it
+// as stored.
+absl::StatusOr<std::string> ReadAttribute(hid_t file, const std::string& path,
+                                          const std::string& object, const std::string& name,
+                                          H5T_class_t type_class, hid_t type_id) {
+  const std::string what = absl::StrCat("attribute ", name);
+  if (!Exists(file, object)) return absl::NotFoundError(absl::StrCat(path, ": no object ", object));
+  if (H5Aexists_by_name(file, object.c_str(), name.c_str(), H5P_DEFAULT) <= 0) {
+    return absl::NotFoundError(absl::StrCat(path, ": ", object, ": no ", what));
+  }
+  AttributeHandle attribute(
+      H5Aopen_by_name(file, object.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT));
+  if (!attribute.ok()) return DataLoss(path, object, what.c_str());
+  TypeHandle stored(H5Aget_type(attribute.id()));
+  SpaceHandle space(H5Aget_space(attribute.id()));
+  if (!stored.ok() || !space.ok()) return DataLoss(path, object, what.c_str());
+  if (H5Tget_class(stored.id()) != type_class || H5Tis_variable_str(stored.id()) > 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": ", object, ": ", what, " is of another type"));
+  }
+  const hid_t memory_type = type_id >= 0 ? type_id : stored.id();
+  const hssize_t count = H5Sget_simple_extent_npoints(space.id());
+  const size_t element_bytes = H5Tget_size(memory_type);
+  if (count < 0 || element_bytes == 0 ||
+      static_cast<size_t>(count) > kMaxAttributeBytes / element_bytes) {
+    return absl::DataLossError(absl::StrCat(path, ": ", object, ": ", what, " is too large"));
+  }
+  std::string bytes(static_cast<size_t>(count) * element_bytes, '\0');
+  if (H5Aread(attribute.id(), memory_type, bytes.data()) < 0)
+    return DataLoss(path, object, what.c_str());
+  return bytes;
+}
+
+template <class T>
+absl::StatusOr<std::vector<T>> NumbersOf(absl::StatusOr<std::string> bytes) {
+  if (!bytes.ok()) return std::move(bytes).status();
+  std::vector<T> values(bytes->size() / sizeof(T));
+  std::copy(bytes->begin(), bytes->end(), reinterpret_cast<char*>(values.data()));
+  return values;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<int64_t>> Hdf5File::IntegersAttribute(const std::string& object,
+                                                                 const std::string& name) const {
+  PLAIT_RETURN_IF_ERROR(CheckMode(Mode::kReading));
+  return NumbersOf<int64_t>(
+      ReadAttribute(file_, path_, object, name, H5T_INTEGER, H5T_NATIVE_INT64));
+}
+
+absl::StatusOr<int64_t> Hdf5File::IntegerAttribute(const std::string& object,
+                                                   const std::string& name) const {
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<int64_t> values, IntegersAttribute(object, name));
+  if (values.size() == 1) return values[0];
+  return absl::InvalidArgumentError(absl::StrCat(path_, ": ", object, ": attribute ", name,
+                                                 ": expected one value, found ", values.size()));
+}
+
+absl::StatusOr<double> Hdf5File::RealAttribute(const std::string& object,
+                                               const std::string& name) const {
+  PLAIT_RETURN_IF_ERROR(CheckMode(Mode::kReading));
+  PLAIT_ASSIGN_OR_RETURN(
+      const std::vector<double> values,
+      NumbersOf<double>(ReadAttribute(file_, path_, object, name, H5T_FLOAT, H5T_NATIVE_DOUBLE)));
+  if (values.size() == 1) return values[0];
+  return absl::InvalidArgumentError(absl::StrCat(path_, ": ", object, ": attribute ", name,
+                                                 ": expected one value, found ", values.size()));
+}
+
+absl::StatusOr<std::string> Hdf5File::StringAttribute(const std::string& object,
+                                                      const std::string& name) const {
+  PLAIT_RETURN_IF_ERROR(CheckMode(Mode::kReading));
+  PLAIT_ASSIGN_OR_RETURN(std::string bytes,
+                         ReadAttribute(file_, path_, object, name, H5T_STRING, -1));
+  bytes.resize(bytes.find_last_not_of('\0') + 1);
+  return bytes;
+}
+
+}  // namespace plait

@@ -1,0 +1,26 @@
+#include "base/durable_file.h"
+
+#include "tests/support/status_matchers.h"
+#include "tests/support/temporary_folder.h"
+
+namespace plait {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(DurableFileTest, WritesReadsAndRenames) {
+  TemporaryFolder folder;
+  ASSERT_OK(WriteFileDurably(folder.File("a"), "content"));
+  EXPECT_EQ(*ReadWholeFile(folder.File("a"), 7), "content");
+  EXPECT_THAT(ReadWholeFile(folder.File("a"), 6),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("6 bytes")));
+  ASSERT_OK(RenameDurably(folder.File("a"), folder.File("b")));
+  EXPECT_THAT(ReadWholeFile(folder.File("a"), 7),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("/a")));
+  EXPECT_OK(SyncFile(folder.File("b")));
+  EXPECT_OK(SyncFolder(folder.path()));
+  EXPECT_THAT(SyncFolder(folder.File("c")), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/c")));
+}
+
+}  // namespace
+}  // namespace plait
