@@ -10,7 +10,8 @@ namespace {
 constexpr size_t kAlignment = 64;
 
 size_t SizeClass(size_t bytes) {
-  if (bytes <= 512) return (bytes + kAlignment - 1) / kAlignment * kAlignment + (bytes == 0 ? kAlignment : 0);
+  if (bytes <= 512)
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment + (bytes == 0 ? kAlignment : 0);
   const size_t granule = std::bit_floor(bytes) / 8;
   return (bytes + granule - 1) / granule * granule;
 }
@@ -39,8 +40,11 @@ std::shared_ptr<void> Allocator::Allocate(size_t bytes) {
       block = std::aligned_alloc(kAlignment, size_class);
     }
     if (block == nullptr) {
-      std::fprintf(stderr, "out of memory: asked the system for %zu bytes while holding %zu; use fewer tokens per "
-                   "microbatch or recomputation\n", size_class, bytes_in_use());
+      std::fprintf(
+          stderr,
+          "out of memory: asked the system for %zu bytes while holding %zu; use fewer tokens per "
+          "microbatch or recomputation\n",
+          size_class, bytes_in_use());
       std::_Exit(75);
     }
   }

@@ -1,7 +1,8 @@
-// Caching allocator of host memory: freed blocks are kept by size class and handed out again, so that a step in its
-// steady state asks the system for nothing. Thread-safe. Blocks are 64-byte aligned; sizes are rounded up to a class
-// (eight classes per power of two, so at most 12.5 % is lost). Memory that the system refuses ends the process with
-// exit code 75, naming the size asked for and the bytes held.
+// Caching allocator of host memory: freed blocks are kept by size class and handed out again, so
+// that a step in its steady state asks the system for nothing. Thread-safe. Blocks are 64-byte
+// aligned; sizes are rounded up to a class (eight classes per power of two, so at most 12.5 % is
+// lost). Memory that the system refuses ends the process with exit code 75, naming the size asked
+// for and the bytes held.
 #pragma once
 
 #include <cstddef>

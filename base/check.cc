@@ -6,8 +6,8 @@
 namespace plait {
 
 void CheckFailed(const char* file, int line, const char* condition, const std::string& detail) {
-  std::fprintf(stderr, "%s:%d: broken invariant: %s%s%s\n", file, line, condition, detail.empty() ? "" : ": ",
-               detail.c_str());
+  std::fprintf(stderr, "%s:%d: broken invariant: %s%s%s\n", file, line, condition,
+               detail.empty() ? "" : ": ", detail.c_str());
   std::fflush(stderr);
   std::abort();
 }

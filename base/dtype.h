@@ -22,7 +22,9 @@ struct BFloat16 {
     }
   }
   explicit BFloat16(double value) : BFloat16(static_cast<float>(value)) {}
-  explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  explicit operator float() const {
+    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+  }
   explicit operator double() const { return static_cast<double>(static_cast<float>(*this)); }
 };
 
@@ -81,7 +83,10 @@ struct DTypeOf<int64_t> {
   static constexpr DType value = DType::kI64;
 };
 
-// The type in which statistics and per-token numbers travel beside activations of `dtype`: f64 beside f64, else f32.
-constexpr DType StatisticsDType(DType dtype) { return dtype == DType::kF64 ? DType::kF64 : DType::kF32; }
+// The type in which statistics and per-token numbers travel beside activations of `dtype`: f64
+// beside f64, else f32.
+constexpr DType StatisticsDType(DType dtype) {
+  return dtype == DType::kF64 ? DType::kF64 : DType::kF32;
+}
 
 }  // namespace plait

@@ -1,5 +1,6 @@
-// Execution: what a call needs besides its data. Device, streams, threads, memory, and the kernels' own caches
-// (primitives, packed weights, scratch). Passed by reference; it replaces globals. One per rank; not thread-safe.
+// Execution: what a call needs besides its data. Device, streams, threads, memory, and the kernels'
+// own caches (primitives, packed weights, scratch). Passed by reference; it replaces globals. One
+// per rank; not thread-safe.
 #pragma once
 
 #include <memory>

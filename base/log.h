@@ -1,4 +1,5 @@
-// Log lines on stderr: "HH:MM:SS level message". Verbose lines appear when PLAIT_VERBOSE=1 is set or SetVerbose(true) was called.
+// Log lines on stderr: "HH:MM:SS level message". Verbose lines appear when PLAIT_VERBOSE=1 is set
+// or SetVerbose(true) was called.
 #pragma once
 
 #include <string_view>

@@ -1,8 +1,7 @@
 #include "base/random.h"
 
-#include <xxhash.h>
-
 #include <Random123/philox.h>
+#include <xxhash.h>
 
 #include <cmath>
 #include <numbers>
@@ -11,7 +10,8 @@ namespace plait {
 
 RandomKey::RandomKey(uint64_t seed, RandomPurpose purpose, std::string_view name, uint32_t step)
     : step_(step), name_hash_(XXH32(name.data(), name.size(), 0)) {
-  // Philox4x32 has a 64-bit key: the purpose is folded into the seed by a bijection of the seed per purpose.
+  // Philox4x32 has a 64-bit key: the purpose is folded into the seed by a bijection of the seed per
+  // purpose.
   const uint64_t mixed = seed ^ (static_cast<uint64_t>(purpose) * 0x9e3779b97f4a7c15ull);
   key_ = {static_cast<uint32_t>(mixed), static_cast<uint32_t>(mixed >> 32)};
 }

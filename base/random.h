@@ -1,6 +1,7 @@
-// Counter-based random numbers: Philox4x32-10. The key is (seed, purpose); the counter is (step, 32-bit hash of the
-// logical name, 64-bit element index). A value depends on nothing else, so it is the same on any number of ranks,
-// in any order, before and after a resume. Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011.
+// Counter-based random numbers: Philox4x32-10. The key is (seed, purpose); the counter is (step,
+// 32-bit hash of the logical name, 64-bit element index). A value depends on nothing else, so it is
+// the same on any number of ranks, in any order, before and after a resume. Source: Salmon et al.,
+// "Parallel Random Numbers: As Easy as 1, 2, 3", 2011.
 #pragma once
 
 #include <array>
@@ -9,7 +10,12 @@
 
 namespace plait {
 
-enum class RandomPurpose : uint32_t { kInitialization = 1, kSampleOrder = 2, kGeneration = 3, kTest = 4 };
+enum class RandomPurpose : uint32_t {
+  kInitialization = 1,
+  kSampleOrder = 2,
+  kGeneration = 3,
+  kTest = 4
+};
 
 class RandomKey {
  public:

@@ -36,7 +36,8 @@ class Shape {
   // "[3, 4]"
   std::string ToString() const {
     std::string text = "[";
-    for (int dim = 0; dim < rank_; ++dim) text += (dim > 0 ? ", " : "") + std::to_string(sizes_[dim]);
+    for (int dim = 0; dim < rank_; ++dim)
+      text += (dim > 0 ? ", " : "") + std::to_string(sizes_[dim]);
     return text + "]";
   }
 

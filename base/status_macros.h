@@ -1,4 +1,5 @@
-// Early return for absl::Status and absl::StatusOr, spelled as upstream's later macros so that they can be swapped.
+// Early return for absl::Status and absl::StatusOr, spelled as upstream's later macros so that they
+// can be swapped.
 #pragma once
 
 #include <string>
@@ -22,10 +23,10 @@ inline absl::Status Annotate(const absl::Status& status, std::string_view contex
 #define PLAIT_CONCAT_INNER(a, b) a##b
 #define PLAIT_CONCAT(a, b) PLAIT_CONCAT_INNER(a, b)
 
-#define PLAIT_RETURN_IF_ERROR(expression)                   \
-  do {                                                      \
-    absl::Status plait_status = (expression);               \
-    if (!plait_status.ok()) return plait_status;            \
+#define PLAIT_RETURN_IF_ERROR(expression)        \
+  do {                                           \
+    absl::Status plait_status = (expression);    \
+    if (!plait_status.ok()) return plait_status; \
   } while (false)
 
 #define PLAIT_ASSIGN_OR_RETURN(target, expression) \

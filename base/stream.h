@@ -1,12 +1,13 @@
-// Stream and Event. On the CPU a stream runs its work inline, in call order, so that an event is complete when recorded.
-// Streams are ordered by Wait alone; the host does not wait inside a step.
+// Stream and Event. On the CPU a stream runs its work inline, in call order, so that an event is
+// complete when recorded. Streams are ordered by Wait alone; the host does not wait inside a step.
 #pragma once
 
 namespace plait {
 
 class Event {
  public:
-  // Blocks the host until the work before the event is done. Inline streams have nothing to wait for.
+  // Blocks the host until the work before the event is done. Inline streams have nothing to wait
+  // for.
   void Synchronize() const {}
 };
 

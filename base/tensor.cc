@@ -70,7 +70,8 @@ Tensor Tensor::Reshape(const Shape& shape) const {
 }
 
 Tensor Tensor::Flat(int64_t element_offset, const Shape& shape) const {
-  PLAIT_CHECK(element_offset >= 0 && element_offset + shape.num_elements() <= shape_.num_elements());
+  PLAIT_CHECK(element_offset >= 0 &&
+              element_offset + shape.num_elements() <= shape_.num_elements());
   Tensor tensor = *this;
   tensor.shape_ = shape;
   tensor.offset_bytes_ += static_cast<size_t>(element_offset) * SizeOf(dtype_);

@@ -1,5 +1,5 @@
-// Tensor: shared storage, dtype and shape. Always contiguous and row-major. Copying a Tensor shares its storage;
-// Clone copies the elements. Slices and reshapes share storage too.
+// Tensor: shared storage, dtype and shape. Always contiguous and row-major. Copying a Tensor shares
+// its storage; Clone copies the elements. Slices and reshapes share storage too.
 #pragma once
 
 #include <cstdint>

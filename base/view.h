@@ -1,6 +1,6 @@
-// Raw views that kernels take: a pointer, an element type and sizes. Plain C++, owned by nobody, for device code too.
-// A matrix view has a row stride in elements, so that a range of columns of a wider matrix is a view as well
-// (x and z of in_proj's output; q, k and v of one projection).
+// Raw views that kernels take: a pointer, an element type and sizes. Plain C++, owned by nobody,
+// for device code too. A matrix view has a row stride in elements, so that a range of columns of a
+// wider matrix is a view as well (x and z of in_proj's output; q, k and v of one projection).
 #pragma once
 
 #include <cstdint>
@@ -31,10 +31,19 @@ struct ConstMatrixView {
   int64_t row_stride = 0;
 
   ConstMatrixView() = default;
-  ConstMatrixView(const void* data_in, DType dtype_in, int64_t rows_in, int64_t columns_in, int64_t row_stride_in)
-      : data(data_in), dtype(dtype_in), rows(rows_in), columns(columns_in), row_stride(row_stride_in) {}
+  ConstMatrixView(const void* data_in, DType dtype_in, int64_t rows_in, int64_t columns_in,
+                  int64_t row_stride_in)
+      : data(data_in),
+        dtype(dtype_in),
+        rows(rows_in),
+        columns(columns_in),
+        row_stride(row_stride_in) {}
   ConstMatrixView(const MatrixView& view)  // NOLINT: a mutable view is a constant one
-      : data(view.data), dtype(view.dtype), rows(view.rows), columns(view.columns), row_stride(view.row_stride) {}
+      : data(view.data),
+        dtype(view.dtype),
+        rows(view.rows),
+        columns(view.columns),
+        row_stride(view.row_stride) {}
 
   template <class T>
   const T* row(int64_t r) const {

@@ -1,9 +1,12 @@
-// Causal grouped-query attention over packed documents (flash-style: the score matrix is never held whole).
-// Query head h reads key/value head h / (heads / kv_heads). Within document s, query i (of Q) sees keys j (of K) with
-// j <= i + K - Q: the ends are aligned, so that one call serves training (Q = K) and cached decoding (Q < K).
-//   P = softmax_j(scale q_i . k_j),  out_i = sum_j P_ij v_j,  log_sum_exp[h, i] = log sum_j exp(scale q_i . k_j)
+// Causal grouped-query attention over packed documents (flash-style: the score matrix is never held
+// whole). Query head h reads key/value head h / (heads / kv_heads). Within document s, query i (of
+// Q) sees keys j (of K) with j <= i + K - Q: the ends are aligned, so that one call serves training
+// (Q = K) and cached decoding (Q < K).
+//   P = softmax_j(scale q_i . k_j),  out_i = sum_j P_ij v_j,  log_sum_exp[h, i] = log sum_j
+//   exp(scale q_i . k_j)
 // Backward, with D_i = dout_i . out_i:
-//   dv_j = sum_i P_ij dout_i;  dS_ij = P_ij (dout_i . v_j - D_i) scale;  dq_i = sum_j dS_ij k_j;  dk_j = sum_i dS_ij q_i
+//   dv_j = sum_i P_ij dout_i;  dS_ij = P_ij (dout_i . v_j - D_i) scale;  dq_i = sum_j dS_ij k_j;
+//   dk_j = sum_i dS_ij q_i
 // Scores, softmax and sums in f32 (f64 beside f64). Source: Dao, "FlashAttention-2", 2023.
 #pragma once
 
@@ -20,7 +23,8 @@ struct AttentionLayout {
   double scale = 0;  // head_dim^-0.5
   int64_t documents = 0;
   const int32_t* query_offsets = nullptr;  // host, [documents + 1]
-  const int32_t* key_offsets = nullptr;    // host, [documents + 1]; equal to query_offsets in training
+  const int32_t* key_offsets =
+      nullptr;  // host, [documents + 1]; equal to query_offsets in training
 };
 
 struct AttentionForwardArgs {

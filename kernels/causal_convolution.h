@@ -9,10 +9,14 @@
 
 namespace plait {
 
-absl::Status CausalConvolutionForward(Execution& execution, const CausalConvolutionForwardArgs& args);
-absl::Status CausalConvolutionBackward(Execution& execution, const CausalConvolutionBackwardArgs& args);
+absl::Status CausalConvolutionForward(Execution& execution,
+                                      const CausalConvolutionForwardArgs& args);
+absl::Status CausalConvolutionBackward(Execution& execution,
+                                       const CausalConvolutionBackwardArgs& args);
 
-std::span<const Implementation<CausalConvolutionForwardArgs>> CausalConvolutionForwardImplementations();
-std::span<const Implementation<CausalConvolutionBackwardArgs>> CausalConvolutionBackwardImplementations();
+std::span<const Implementation<CausalConvolutionForwardArgs>>
+CausalConvolutionForwardImplementations();
+std::span<const Implementation<CausalConvolutionBackwardArgs>>
+CausalConvolutionBackwardImplementations();
 
 }  // namespace plait

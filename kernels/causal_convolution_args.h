@@ -1,8 +1,12 @@
-// Causal depthwise convolution over time, then SiLU, over packed documents (taps never cross a document's start):
-//   pre[t,c] = bias[c] + sum_{j < width} weight[c,j] x[t - width + 1 + j, c];  y[t,c] = silu(pre[t,c])
-// Tap width - 1 multiplies the current token. Before a document's first token x is zero, or, with initial_state, the
-// state's last width - 1 inputs. Backward, with g = dy silu'(pre) (pre is computed again):
-//   dx[t,c] = sum_j weight[c, width - 1 - j] g[t + j, c];  dweight[c,j] += sum_t g[t,c] x[t - width + 1 + j, c];  dbias[c] += sum_t g
+// Causal depthwise convolution over time, then SiLU, over packed documents (taps never cross a
+// document's start):
+//   pre[t,c] = bias[c] + sum_{j < width} weight[c,j] x[t - width + 1 + j, c];  y[t,c] =
+//   silu(pre[t,c])
+// Tap width - 1 multiplies the current token. Before a document's first token x is zero, or, with
+// initial_state, the state's last width - 1 inputs. Backward, with g = dy silu'(pre) (pre is
+// computed again):
+//   dx[t,c] = sum_j weight[c, width - 1 - j] g[t + j, c];  dweight[c,j] += sum_t g[t,c] x[t - width
+//   + 1 + j, c];  dbias[c] += sum_t g
 // f32 inside (f64 beside f64). Source: Gu and Dao, "Mamba", 2023; the Jamba reference.
 #pragma once
 
@@ -19,10 +23,11 @@ struct CausalConvolutionForwardArgs {
   int64_t documents = 0;
   const int32_t* document_offsets = nullptr;  // host, [documents + 1]
   MatrixView y;                               // [tokens, channels]
-  // Inputs before each document, oldest first: [documents x (width - 1), channels], dtype of x. Absent: zeros.
+  // Inputs before each document, oldest first: [documents x (width - 1), channels], dtype of x.
+  // Absent: zeros.
   ConstMatrixView initial_state;
-  // The last width - 1 inputs of each document (with those of initial_state where it is shorter). Absent: not kept.
-  // May be the memory of initial_state.
+  // The last width - 1 inputs of each document (with those of initial_state where it is shorter).
+  // Absent: not kept. May be the memory of initial_state.
   MatrixView final_state;
 };
 

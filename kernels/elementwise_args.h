@@ -1,11 +1,13 @@
-// Small element-wise operations over matrices; any mix of bf16 and f32 (or all f64), one rounding at the output.
+// Small element-wise operations over matrices; any mix of bf16 and f32 (or all f64), one rounding
+// at the output.
 #pragma once
 
 #include "base/view.h"
 
 namespace plait {
 
-// out = a + scale * row_scale[row] * b. A missing `a` reads as zeros, a missing row_scale as ones. out may be the memory of a or b.
+// out = a + scale * row_scale[row] * b. A missing `a` reads as zeros, a missing row_scale as ones.
+// out may be the memory of a or b.
 struct ScaledAddArgs {
   ConstMatrixView a;
   ConstMatrixView b;

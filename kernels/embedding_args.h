@@ -1,5 +1,5 @@
-// Embedding look-up: y[t] = table[ids[t]]; a negative id (padding) reads as zeros and gets no gradient.
-// Backward: dtable[ids[t]] += dy[t], in token order.
+// Embedding look-up: y[t] = table[ids[t]]; a negative id (padding) reads as zeros and gets no
+// gradient. Backward: dtable[ids[t]] += dy[t], in token order.
 #pragma once
 
 #include <cstdint>

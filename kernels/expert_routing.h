@@ -1,4 +1,5 @@
-// Router softmax and top-k, expert permutation, combine. Formulas and shapes: expert_routing_args.h.
+// Router softmax and top-k, expert permutation, combine. Formulas and shapes:
+// expert_routing_args.h.
 #pragma once
 
 #include <span>

@@ -13,6 +13,7 @@ absl::Status GatedActivationForward(Execution& execution, const GatedActivationF
 absl::Status GatedActivationBackward(Execution& execution, const GatedActivationBackwardArgs& args);
 
 std::span<const Implementation<GatedActivationForwardArgs>> GatedActivationForwardImplementations();
-std::span<const Implementation<GatedActivationBackwardArgs>> GatedActivationBackwardImplementations();
+std::span<const Implementation<GatedActivationBackwardArgs>>
+GatedActivationBackwardImplementations();
 
 }  // namespace plait

@@ -1,7 +1,10 @@
-// AdamW with decoupled decay, over flat arrays. With g = gradient_scale * gradient, at step t counted from 1:
+// AdamW with decoupled decay, over flat arrays. With g = gradient_scale * gradient, at step t
+// counted from 1:
 //   m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
-//   p = p (1 - learning_rate weight_decay) - learning_rate (m / (1 - beta1^t)) / (sqrt(v) / sqrt(1 - beta2^t) + epsilon)
-// Element-wise in f32 (f64 beside f64). Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2017.
+//   p = p (1 - learning_rate weight_decay) - learning_rate (m / (1 - beta1^t)) / (sqrt(v) / sqrt(1
+//   - beta2^t) + epsilon)
+// Element-wise in f32 (f64 beside f64). Source: Loshchilov and Hutter, "Decoupled Weight Decay
+// Regularization", 2017.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +18,8 @@ struct AdamWUpdateArgs {
   ConstVectorView gradient;  // dtype of parameter
   VectorView first_moment;   // dtype of parameter, updated
   VectorView second_moment;  // dtype of parameter, updated
-  VectorView compute;        // copy of the new parameter in the compute dtype; absent where it is the same memory
+  VectorView compute;  // copy of the new parameter in the compute dtype; absent where it is the
+                       // same memory
   double learning_rate = 0;
   double beta1 = 0.9;
   double beta2 = 0.95;
@@ -25,8 +29,8 @@ struct AdamWUpdateArgs {
   int64_t step = 1;
 };
 
-// Sum of squares in f64, over fixed tiles summed in order: the same for any number of threads. A result that is not
-// finite tells that an element is not.
+// Sum of squares in f64, over fixed tiles summed in order: the same for any number of threads. A
+// result that is not finite tells that an element is not.
 struct SquaredNormArgs {
   ConstVectorView x;  // f32 or f64
   double* sum = nullptr;

@@ -18,8 +18,12 @@ constexpr Implementation<RmsNormBackwardArgs> kBackward[] = {
 
 }  // namespace
 
-std::span<const Implementation<RmsNormForwardArgs>> RmsNormForwardImplementations() { return kForward; }
-std::span<const Implementation<RmsNormBackwardArgs>> RmsNormBackwardImplementations() { return kBackward; }
+std::span<const Implementation<RmsNormForwardArgs>> RmsNormForwardImplementations() {
+  return kForward;
+}
+std::span<const Implementation<RmsNormBackwardArgs>> RmsNormBackwardImplementations() {
+  return kBackward;
+}
 
 absl::Status RmsNormForward(Execution& execution, const RmsNormForwardArgs& args) {
   const int64_t tokens = args.x.rows, dim = args.x.columns;
@@ -29,7 +33,8 @@ absl::Status RmsNormForward(Execution& execution, const RmsNormForwardArgs& args
     PLAIT_RETURN_IF_ERROR(CheckMatrix("residual", args.residual, tokens, dim));
     PLAIT_RETURN_IF_ERROR(CheckMatrix("sum", args.sum, tokens, dim));
   }
-  for (const VectorView& view : {args.inverse_rms, args.activation_square_sum, args.activation_absolute_max}) {
+  for (const VectorView& view :
+       {args.inverse_rms, args.activation_square_sum, args.activation_absolute_max}) {
     if (view) PLAIT_RETURN_IF_ERROR(CheckVector("per-token output", view, tokens));
   }
   return RunFirstAccepted(execution, "rms_norm forward", RmsNormForwardImplementations(), args);

@@ -1,35 +1,40 @@
-// Shape and dtype checks at the entry of every operation: InvalidArgument naming the argument, what was expected and found.
+// Shape and dtype checks at the entry of every operation: InvalidArgument naming the argument, what
+// was expected and found.
 #pragma once
-
-#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "base/status_macros.h"
 #include "base/view.h"
 
 namespace plait {
 
-inline absl::Status CheckMatrix(std::string_view name, const ConstMatrixView& view, int64_t rows, int64_t columns) {
+inline absl::Status CheckMatrix(absl::string_view name, const ConstMatrixView& view, int64_t rows,
+                                int64_t columns) {
   if (view.rows != rows || view.columns != columns) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": expected [", rows, ", ", columns, "], got [", view.rows,
-                                                   ", ", view.columns, "]"));
+    return absl::InvalidArgumentError(absl::StrCat(name, ": expected [", rows, ", ", columns,
+                                                   "], got [", view.rows, ", ", view.columns, "]"));
   }
-  if (view.data == nullptr && rows * columns > 0) return absl::InvalidArgumentError(absl::StrCat(name, ": no data"));
+  if (view.data == nullptr && rows * columns > 0)
+    return absl::InvalidArgumentError(absl::StrCat(name, ": no data"));
   return absl::OkStatus();
 }
 
-inline absl::Status CheckVector(std::string_view name, const ConstVectorView& view, int64_t size) {
+inline absl::Status CheckVector(absl::string_view name, const ConstVectorView& view, int64_t size) {
   if (view.size != size) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": expected width ", size, ", got ", view.size));
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": expected width ", size, ", got ", view.size));
   }
-  if (view.data == nullptr && size > 0) return absl::InvalidArgumentError(absl::StrCat(name, ": no data"));
+  if (view.data == nullptr && size > 0)
+    return absl::InvalidArgumentError(absl::StrCat(name, ": no data"));
   return absl::OkStatus();
 }
 
-inline absl::Status CheckDType(std::string_view name, DType found, DType expected) {
+inline absl::Status CheckDType(absl::string_view name, DType found, DType expected) {
   if (found == expected) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(name, ": expected ", Name(expected), ", got ", Name(found)));
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ": expected ", Name(expected), ", got ", Name(found)));
 }
 
 }  // namespace plait

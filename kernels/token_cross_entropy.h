@@ -1,4 +1,5 @@
-// Cross-entropy of chosen tokens over a chunk of logits. Formulas and shapes: token_cross_entropy_args.h.
+// Cross-entropy of chosen tokens over a chunk of logits. Formulas and shapes:
+// token_cross_entropy_args.h.
 #pragma once
 
 #include <span>

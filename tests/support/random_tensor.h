@@ -9,8 +9,8 @@
 namespace plait {
 
 // Uniform in [low, high), rounded to `dtype`.
-inline Tensor UniformTensor(const Shape& shape, uint64_t seed, DType dtype = DType::kF64, double low = -1.0,
-                            double high = 1.0) {
+inline Tensor UniformTensor(const Shape& shape, uint64_t seed, DType dtype = DType::kF64,
+                            double low = -1.0, double high = 1.0) {
   Tensor tensor = Tensor::OnHost(DType::kF64, shape);
   const RandomKey key(seed, RandomPurpose::kTest);
   for (int64_t i = 0; i < tensor.num_elements(); ++i) {

@@ -24,7 +24,8 @@ MATCHER_P2(StatusIs, code, message_matcher, "has the code and a message that mat
   const absl::Status& status = StatusOf(arg);
   *result_listener << status;
   return status.code() == code &&
-         ::testing::ExplainMatchResult(message_matcher, std::string(status.message()), result_listener);
+         ::testing::ExplainMatchResult(message_matcher, std::string(status.message()),
+                                       result_listener);
 }
 
 }  // namespace plait
@@ -34,7 +35,8 @@ MATCHER_P2(StatusIs, code, message_matcher, "has the code and a message that mat
 
 #define PLAIT_TEST_CONCAT_INNER(a, b) a##b
 #define PLAIT_TEST_CONCAT(a, b) PLAIT_TEST_CONCAT_INNER(a, b)
-// Fails the test (and returns) where the expression is not OK; otherwise moves its value into `target`.
+// Fails the test (and returns) where the expression is not OK; otherwise moves its value into
+// `target`.
 #define ASSERT_OK_AND_ASSIGN(target, expression) \
   ASSERT_OK_AND_ASSIGN_IMPL(PLAIT_TEST_CONCAT(plait_value_, __LINE__), target, expression)
 #define ASSERT_OK_AND_ASSIGN_IMPL(value_or, target, expression) \

@@ -1,0 +1,126 @@
+#include "kernels/rms_norm.h"
+
+#include "kernels/reference/rms_norm.h"
+#include "tests/support/finite_differences.h"
+#include "tests/support/random_tensor.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/tensor_matchers.h"
+
+namespace plait {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Case {
+  Case(int64_t tokens, int64_t dim, DType dtype, DType weight_dtype)
+      : x(UniformTensor({tokens, dim}, 1, dtype)),
+        residual(UniformTensor({tokens, dim}, 2, dtype)),
+        weight(UniformTensor({dim}, 3, weight_dtype, 0.5, 1.5)),
+        dy(UniformTensor({tokens, dim}, 4, dtype)),
+        dr_in(UniformTensor({tokens, dim}, 5, dtype)),
+        sum(Tensor::OnHost(dtype, {tokens, dim})),
+        y(Tensor::OnHost(dtype, {tokens, dim})),
+        inverse_rms(Tensor::OnHost(StatisticsDType(dtype), {tokens})),
+        square_sum(Tensor::OnHost(StatisticsDType(dtype), {tokens})),
+        absolute_max(Tensor::OnHost(StatisticsDType(dtype), {tokens})),
+        dr(Tensor::OnHost(dtype, {tokens, dim})),
+        dweight(UniformTensor({dim}, 6, StatisticsDType(dtype))) {}
+
+  RmsNormForwardArgs forward() {
+    return {.x = x.matrix(),
+            .residual = residual.matrix(),
+            .weight = weight.vector(),
+            .sum = sum.matrix(),
+            .y = y.matrix(),
+            .inverse_rms = inverse_rms.vector(),
+            .activation_square_sum = square_sum.vector(),
+            .activation_absolute_max = absolute_max.vector()};
+  }
+  RmsNormBackwardArgs backward() {
+    return {.dy = dy.matrix(),
+            .r = sum.matrix(),
+            .weight = weight.vector(),
+            .inverse_rms = inverse_rms.vector(),
+            .dr_in = dr_in.matrix(),
+            .dr = dr.matrix(),
+            .dweight = dweight.vector()};
+  }
+
+  Tensor x, residual, weight, dy, dr_in, sum, y, inverse_rms, square_sum, absolute_max, dr, dweight;
+};
+
+TEST(RmsNormTest, ReferenceBackwardMatchesFiniteDifferences) {
+  Execution execution;
+  Case c(3, 5, DType::kF64, DType::kF64);
+  c.dweight.FillZero();
+  ASSERT_OK(reference::RmsNormForward(execution, c.forward()));
+  ASSERT_OK(reference::RmsNormBackward(execution, c.backward()));
+  const Tensor dr = c.dr.Clone(), dweight = c.dweight.Clone();
+  const auto loss = [&] {
+    EXPECT_OK(reference::RmsNormForward(execution, c.forward()));
+    return WeightedSum(c.y, c.dy) + WeightedSum(c.sum, c.dr_in);
+  };
+  ExpectGradientMatches("x", c.x, dr, loss);
+  ExpectGradientMatches("residual", c.residual, dr, loss);
+  ExpectGradientMatches("weight", c.weight, dweight, loss);
+}
+
+// Every implementation against the reference. Odd widths leave part of a vector.
+TEST(RmsNormTest, ImplementationsAgreeWithTheReference) {
+  Execution execution({.num_threads = 2});
+  for (const auto& [dtype, weight_dtype] : {std::pair{DType::kBf16, DType::kBf16},
+                                            {DType::kBf16, DType::kF32},
+                                            {DType::kF32, DType::kF32}}) {
+    for (const int64_t dim : {1, 7, 64, 129}) {
+      Case expected(9, dim, dtype, weight_dtype);
+      ASSERT_OK(reference::RmsNormForward(execution, expected.forward()));
+      ASSERT_OK(reference::RmsNormBackward(execution, expected.backward()));
+      // Sums of `dim` terms in f32 (dweight: of 9), and one rounding of the result to either side of a tie.
+      const double f32_sum = RoundingError(DType::kF32) * static_cast<double>(dim + 16);
+      const double output = 2 * RoundingError(dtype) + 4 * f32_sum;
+      for (const auto& implementation : RmsNormForwardImplementations()) {
+        SCOPED_TRACE(implementation.name);
+        Case found(9, dim, dtype, weight_dtype);
+        if (!implementation.accepts(found.forward()).empty()) continue;
+        ASSERT_OK(implementation.run(execution, found.forward()));
+        ExpectSameBits("sum", found.sum, expected.sum);
+        ExpectClose("y", found.y, expected.y, output);
+        ExpectClose("inverse_rms", found.inverse_rms, expected.inverse_rms, f32_sum);
+        ExpectClose("square_sum", found.square_sum, expected.square_sum, f32_sum);
+        ExpectClose("absolute_max", found.absolute_max, expected.absolute_max, f32_sum);
+      }
+      for (const auto& implementation : RmsNormBackwardImplementations()) {
+        SCOPED_TRACE(implementation.name);
+        Case found(9, dim, dtype, weight_dtype);
+        if (!implementation.accepts(found.backward()).empty()) continue;
+        ASSERT_OK(reference::RmsNormForward(execution, found.forward()));
+        ASSERT_OK(implementation.run(execution, found.backward()));
+        ExpectClose("dr", found.dr, expected.dr, output);
+        ExpectClose("dweight", found.dweight, expected.dweight, 4 * f32_sum);
+      }
+    }
+  }
+}
+
+TEST(RmsNormTest, ThreadsDoNotChangeBits) {
+  Execution one({.num_threads = 1}), two({.num_threads = 2});
+  Case a(33, 200, DType::kBf16, DType::kF32), b(33, 200, DType::kBf16, DType::kF32);
+  ASSERT_OK(RmsNormForward(one, a.forward()));
+  ASSERT_OK(RmsNormForward(two, b.forward()));
+  ASSERT_OK(RmsNormBackward(one, a.backward()));
+  ASSERT_OK(RmsNormBackward(two, b.backward()));
+  ExpectSameBits("y", a.y, b.y);
+  ExpectSameBits("dr", a.dr, b.dr);
+  ExpectSameBits("dweight", a.dweight, b.dweight);
+}
+
+TEST(RmsNormTest, RejectsWeightOfAnotherWidth) {
+  Execution execution;
+  Case c(3, 8, DType::kF32, DType::kF32);
+  c.weight = UniformTensor({7}, 3, DType::kF32);
+  EXPECT_THAT(RmsNormForward(execution, c.forward()),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("weight: expected width 8, got 7")));
+}
+
+}  // namespace
+}  // namespace plait
