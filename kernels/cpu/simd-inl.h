@@ -27,7 +27,7 @@ inline F32 LoadF32(F32Tag d, const BFloat16* from) {
 }
 
 inline void StoreF32([[maybe_unused]] F32Tag d, F32 value, float* to) { hn::StoreU(value, d, to); }
-inline void StoreF32(F32Tag d, F32 value, BFloat16* to) {
+inline void StoreF32([[maybe_unused]] F32Tag d, F32 value, BFloat16* to) {
   const hn::Rebind<uint16_t, F32Tag> d16;
   const hn::RebindToUnsigned<F32Tag> d32;
   const auto bits = hn::BitCast(d32, value);

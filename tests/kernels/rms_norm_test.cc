@@ -3,6 +3,7 @@
 #include "kernels/reference/rms_norm.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
+#include "tests/support/simd_targets.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
 
@@ -66,7 +67,7 @@ TEST(RmsNormTest, ReferenceBackwardMatchesFiniteDifferences) {
 }
 
 // Every implementation against the reference. Odd widths leave part of a vector.
-TEST(RmsNormTest, ImplementationsAgreeWithTheReference) {
+void ExpectImplementationsAgree() {
   Execution execution({.num_threads = 2});
   for (const auto& [dtype, weight_dtype] : {std::pair{DType::kBf16, DType::kBf16},
                                             {DType::kBf16, DType::kF32},
@@ -75,7 +76,10 @@ TEST(RmsNormTest, ImplementationsAgreeWithTheReference) {
       Case expected(9, dim, dtype, weight_dtype);
       ASSERT_OK(reference::RmsNormForward(execution, expected.forward()));
       ASSERT_OK(reference::RmsNormBackward(execution, expected.backward()));
-      // Sums of `dim` terms in f32 (dweight: of 9), and one rounding of the result to either side of a tie.
+      // Sums of `dim` terms in f32 (dweight: of 9), and one rounding of the result to either side
+      // of a tie.
+      const double largest_inverse_rms =
+          *std::ranges::max_element(expected.inverse_rms.values<float>());
       const double f32_sum = RoundingError(DType::kF32) * static_cast<double>(dim + 16);
       const double output = 2 * RoundingError(dtype) + 4 * f32_sum;
       for (const auto& implementation : RmsNormForwardImplementations()) {
@@ -95,11 +99,17 @@ TEST(RmsNormTest, ImplementationsAgreeWithTheReference) {
         if (!implementation.accepts(found.backward()).empty()) continue;
         ASSERT_OK(reference::RmsNormForward(execution, found.forward()));
         ASSERT_OK(implementation.run(execution, found.backward()));
-        ExpectClose("dr", found.dr, expected.dr, output);
+        // The two terms of dr nearly cancel where dim is small: the bound is that of the terms, up
+        // to |dy| max s.
+        ExpectClose("dr", found.dr, expected.dr, output, 8 * f32_sum * largest_inverse_rms);
         ExpectClose("dweight", found.dweight, expected.dweight, 4 * f32_sum);
       }
     }
   }
+}
+
+TEST(RmsNormTest, ImplementationsAgreeWithTheReference) {
+  ForEachSimdTarget(ExpectImplementationsAgree);
 }
 
 TEST(RmsNormTest, ThreadsDoNotChangeBits) {
@@ -118,8 +128,9 @@ TEST(RmsNormTest, RejectsWeightOfAnotherWidth) {
   Execution execution;
   Case c(3, 8, DType::kF32, DType::kF32);
   c.weight = UniformTensor({7}, 3, DType::kF32);
-  EXPECT_THAT(RmsNormForward(execution, c.forward()),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("weight: expected width 8, got 7")));
+  EXPECT_THAT(
+      RmsNormForward(execution, c.forward()),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("weight: expected width 8, got 7")));
 }
 
 }  // namespace
