@@ -1,0 +1,170 @@
+#include "kernels/attention.h"
+
+#include <vector>
+
+#include "kernels/reference/attention.h"
+#include "tests/support/finite_differences.h"
+#include "tests/support/random_tensor.h"
+#include "tests/support/simd_targets.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/tensor_matchers.h"
+
+namespace plait {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::vector<int32_t> Offsets(const std::vector<int32_t>& lengths) {
+  std::vector<int32_t> offsets = {0};
+  for (const int32_t length : lengths) offsets.push_back(offsets.back() + length);
+  return offsets;
+}
+
+struct Heads {
+  int64_t heads, kv_heads, head_dim;
+};
+
+struct Case {
+  Case(const std::vector<int32_t>& queries, const std::vector<int32_t>& keys, const Heads& sizes_in,
+       DType dtype)
+      : query_offsets(Offsets(queries)),
+        key_offsets(Offsets(keys)),
+        sizes(sizes_in),
+        q(UniformTensor({tokens(), sizes.heads * sizes.head_dim}, 1, dtype, -2, 2)),
+        k(UniformTensor({key_tokens(), sizes.kv_heads * sizes.head_dim}, 2, dtype, -2, 2)),
+        v(UniformTensor({key_tokens(), sizes.kv_heads * sizes.head_dim}, 3, dtype)),
+        dout(UniformTensor({tokens(), sizes.heads * sizes.head_dim}, 4, dtype)),
+        out(Tensor::OnHost(dtype, q.shape())),
+        log_sum_exp(Tensor::OnHost(StatisticsDType(dtype), {sizes.heads, tokens()})),
+        dq(Tensor::OnHost(dtype, q.shape())),
+        dk(Tensor::OnHost(dtype, k.shape())),
+        dv(Tensor::OnHost(dtype, k.shape())) {}
+  Case(const std::vector<int32_t>& lengths, const Heads& sizes_in, DType dtype)
+      : Case(lengths, lengths, sizes_in, dtype) {}
+
+  int64_t tokens() const { return query_offsets.back(); }
+  int64_t key_tokens() const { return key_offsets.back(); }
+
+  AttentionLayout layout() {
+    return {.heads = sizes.heads,
+            .kv_heads = sizes.kv_heads,
+            .head_dim = sizes.head_dim,
+            .scale = 1 / std::sqrt(static_cast<double>(sizes.head_dim)),
+            .documents = static_cast<int64_t>(query_offsets.size()) - 1,
+            .query_offsets = query_offsets.data(),
+            .key_offsets = key_offsets.data()};
+  }
+  AttentionForwardArgs forward() {
+    return {.layout = layout(),
+            .q = q.matrix(),
+            .k = k.matrix(),
+            .v = v.matrix(),
+            .out = out.matrix(),
+            .log_sum_exp = log_sum_exp.matrix()};
+  }
+  AttentionBackwardArgs backward() {
+    return {.layout = layout(),
+            .q = q.matrix(),
+            .k = k.matrix(),
+            .v = v.matrix(),
+            .out = out.matrix(),
+            .log_sum_exp = log_sum_exp.matrix(),
+            .dout = dout.matrix(),
+            .dq = dq.matrix(),
+            .dk = dk.matrix(),
+            .dv = dv.matrix()};
+  }
+
+  std::vector<int32_t> query_offsets, key_offsets;
+  Heads sizes;
+  Tensor q, k, v, dout, out, log_sum_exp, dq, dk, dv;
+};
+
+TEST(AttentionTest, ReferenceBackwardMatchesFiniteDifferences) {
+  Execution execution;
+  Case c({3, 1, 5, 1}, {.heads = 4, .kv_heads = 2, .head_dim = 3}, DType::kF64);
+  ASSERT_OK(reference::AttentionForward(execution, c.forward()));
+  ASSERT_OK(reference::AttentionBackward(execution, c.backward()));
+  const auto loss = [&] {
+    EXPECT_OK(reference::AttentionForward(execution, c.forward()));
+    return WeightedSum(c.out, c.dout);
+  };
+  ExpectGradientMatches("q", c.q, c.dq, loss);
+  ExpectGradientMatches("k", c.k, c.dk, loss);
+  ExpectGradientMatches("v", c.v, c.dv, loss);
+}
+
+TEST(AttentionTest, ReferenceFirstTokenOfEachDocumentReadsItsOwnValue) {
+  Execution execution;
+  Case c({2, 1, 3}, {.heads = 2, .kv_heads = 1, .head_dim = 4}, DType::kF64);
+  ASSERT_OK(reference::AttentionForward(execution, c.forward()));
+  for (const int64_t t : {0, 2, 3}) {
+    for (int64_t i = 0; i < 8; ++i)
+      EXPECT_EQ(c.out.data<double>()[t * 8 + i], c.v.data<double>()[t * 4 + i % 4]);
+  }
+}
+
+TEST(AttentionTest, ReferenceCachedQueriesEqualTheLastOnesOfTheWholeDocument) {
+  Execution execution;
+  const Heads sizes = {.heads = 2, .kv_heads = 1, .head_dim = 4};
+  Case whole({7}, sizes, DType::kF64);
+  ASSERT_OK(reference::AttentionForward(execution, whole.forward()));
+  Case cached({2}, {7}, sizes, DType::kF64);
+  cached.q = whole.q.Slice(5, 7).Clone();
+  ASSERT_OK(reference::AttentionForward(execution, cached.forward()));
+  ExpectSameBits("out", cached.out, whole.out.Slice(5, 7).Clone());
+}
+
+TEST(AttentionTest, RejectsHeadsThatKvHeadsDoNotDivide) {
+  Execution execution;
+  Case c({3}, {.heads = 3, .kv_heads = 2, .head_dim = 4}, DType::kF32);
+  EXPECT_THAT(AttentionForward(execution, c.forward()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("heads = 3: expected a positive multiple of kv_heads = 2")));
+}
+
+TEST(AttentionTest, RejectsOffsetsThatDoNotCoverTheRows) {
+  Execution execution;
+  Case c({3, 2}, {.heads = 2, .kv_heads = 2, .head_dim = 4}, DType::kF32);
+  c.query_offsets[2] = 4;
+  EXPECT_THAT(AttentionForward(execution, c.forward()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("query_offsets[2]: expected 5 rows, got 4")));
+  c.query_offsets[1] = 6;
+  EXPECT_THAT(AttentionForward(execution, c.forward()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("query_offsets[2]: expected at least 6, got 4")));
+}
+
+TEST(AttentionTest, RejectsDocumentWithFewerKeysThanQueries) {
+  Execution execution;
+  Case c({3, 4}, {3, 3}, {.heads = 2, .kv_heads = 2, .head_dim = 4}, DType::kF32);
+  EXPECT_THAT(AttentionForward(execution, c.forward()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("key_offsets: document 1: expected at least as many keys as its "
+                                 "4 queries, got 3")));
+}
+
+TEST(AttentionTest, RejectsOutputOfAnotherWidthOrDType) {
+  Execution execution;
+  Case c({3}, {.heads = 2, .kv_heads = 1, .head_dim = 4}, DType::kF32);
+  c.out = Tensor::OnHost(DType::kF32, {3, 7});
+  EXPECT_THAT(
+      AttentionForward(execution, c.forward()),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("out: expected [3, 8], got [3, 7]")));
+  c.out = Tensor::OnHost(DType::kBf16, {3, 8});
+  EXPECT_THAT(
+      AttentionForward(execution, c.forward()),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("out: expected f32, got bf16")));
+}
+
+TEST(AttentionTest, BackwardRejectsCachedLayout) {
+  Execution execution;
+  Case c({2}, {5}, {.heads = 2, .kv_heads = 2, .head_dim = 4}, DType::kF32);
+  EXPECT_THAT(AttentionBackward(execution, c.backward()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("key_offsets[1]: expected 2 rows, got 5")));
+}
+
+}  // namespace
+}  // namespace plait
