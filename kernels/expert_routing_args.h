@@ -3,6 +3,8 @@
 //   p[t,e] = softmax_e(logits[t,e]);  the experts_per_token largest p are chosen, ties to the lower
 //   id; weights are the chosen p themselves, not renormalised;  log_sum_exp[t] = log sum_e
 //   exp(logits[t,e])
+// The choice compares logits, of which p is a rising function: every device and vector width then
+// chooses alike, whatever its exponential rounds to. Choices are valid and distinct even among NaN.
 // Backward: dp[t,e] = (dweight of the choice e of t, else 0) + real[t] * balance_gradient[e]
 //   dlogits[t,e] = p[t,e] * (dp[t,e] - sum_j p[t,j] dp[t,j]) + real[t] * 2 * z_coefficient *
 //   log_sum_exp[t] * p[t,e]

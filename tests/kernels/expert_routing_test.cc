@@ -1,0 +1,296 @@
+#include "kernels/expert_routing.h"
+
+#include <vector>
+
+#include "kernels/reference/expert_routing.h"
+#include "tests/support/finite_differences.h"
+#include "tests/support/random_tensor.h"
+#include "tests/support/simd_targets.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/tensor_matchers.h"
+
+namespace plait {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+struct Router {
+  Router(int64_t tokens_in, int64_t experts_in, int64_t chosen_in, DType dtype)
+      : tokens(tokens_in),
+        experts(experts_in),
+        chosen(chosen_in),
+        logits(UniformTensor({tokens, experts}, 1, dtype, -6, 6)),
+        probabilities(Tensor::OnHost(dtype, {tokens, experts})),
+        weights(Tensor::OnHost(dtype, {tokens, chosen})),
+        log_sum_exp(Tensor::OnHost(dtype, {tokens})),
+        choices(static_cast<size_t>(tokens * chosen)),
+        dweights(UniformTensor({tokens, chosen}, 2, dtype)),
+        real(Tensor::OnHost(dtype, {tokens})),
+        balance_gradient(UniformTensor({experts}, 3, dtype)),
+        dlogits(UniformTensor({tokens, experts}, 4, dtype)) {
+    Tensor ones = Tensor::OnHost(DType::kF64, {tokens});
+    for (int64_t t = 0; t < tokens; ++t) ones.data<double>()[t] = t % 3 == 1 ? 0 : 1;
+    real = ones.Converted(dtype);
+  }
+
+  RouterForwardArgs forward() {
+    return {.logits = logits.matrix(),
+            .experts_per_token = chosen,
+            .probabilities = probabilities.matrix(),
+            .weights = weights.matrix(),
+            .choices = choices.data(),
+            .log_sum_exp = log_sum_exp.vector()};
+  }
+  RouterBackwardArgs backward() {
+    return {.probabilities = probabilities.matrix(),
+            .choices = choices.data(),
+            .dweights = dweights.matrix(),
+            .real = real.vector(),
+            .balance_gradient = balance_gradient.vector(),
+            .z_coefficient = 0.3,
+            .log_sum_exp = log_sum_exp.vector(),
+            .dlogits = dlogits.matrix()};
+  }
+
+  int64_t tokens, experts, chosen;
+  Tensor logits, probabilities, weights, log_sum_exp;
+  std::vector<int32_t> choices;
+  Tensor dweights, real, balance_gradient, dlogits;
+};
+
+TEST(ExpertRoutingTest, RouterBackwardMatchesFiniteDifferences) {
+  Execution execution;
+  Router r(4, 6, 2, DType::kF64);
+  ASSERT_OK(reference::RouterForward(execution, r.forward()));
+  ASSERT_OK(reference::RouterBackward(execution, r.backward()));
+  // sum_tj weights dweights + sum_te real p balance_gradient + z_coefficient sum_t real lse^2
+  const auto loss = [&] {
+    EXPECT_OK(reference::RouterForward(execution, r.forward()));
+    double sum = WeightedSum(r.weights, r.dweights);
+    for (int64_t t = 0; t < r.tokens; ++t) {
+      const double real = r.real.data<double>()[t], lse = r.log_sum_exp.data<double>()[t];
+      sum += real * 0.3 * lse * lse;
+      for (int64_t e = 0; e < r.experts; ++e) {
+        sum += real * r.probabilities.data<double>()[t * r.experts + e] *
+               r.balance_gradient.data<double>()[e];
+      }
+    }
+    return sum;
+  };
+  ExpectGradientMatches("logits", r.logits, r.dlogits, loss);
+}
+
+void ExpectRoutersAgree() {
+  Execution execution({.num_threads = 2});
+  for (const int64_t experts : {1, 2, 4, 8, 13, 16, 40}) {
+    for (int64_t chosen = 1; chosen <= std::min<int64_t>(4, experts); ++chosen) {
+      Router expected(37, experts, chosen, DType::kF32);
+      ASSERT_OK(reference::RouterForward(execution, expected.forward()));
+      ASSERT_OK(reference::RouterBackward(execution, expected.backward()));
+      // The exponential errs by 3e-7, sums of `experts` terms by a rounding each; gradients have
+      // terms up to 1 + 1 + 2 x 0.3 x log_sum_exp < 8, and two more such sums.
+      const double bound = 4e-7 + static_cast<double>(experts + 4) * RoundingError(DType::kF32);
+      for (const auto& implementation : RouterForwardImplementations()) {
+        SCOPED_TRACE(implementation.name);
+        Router found(37, experts, chosen, DType::kF32);
+        ASSERT_EQ(implementation.accepts(found.forward()), "");
+        ASSERT_OK(implementation.run(execution, found.forward()));
+        EXPECT_EQ(found.choices, expected.choices);
+        ExpectClose("probabilities", found.probabilities, expected.probabilities, 0, 2 * bound);
+        ExpectClose("weights", found.weights, expected.weights, 0, 2 * bound);
+        ExpectClose("log_sum_exp", found.log_sum_exp, expected.log_sum_exp, bound, bound);
+      }
+      for (const auto& implementation : RouterBackwardImplementations()) {
+        SCOPED_TRACE(implementation.name);
+        Router found(37, experts, chosen, DType::kF32);
+        ASSERT_OK(reference::RouterForward(execution, found.forward()));
+        for (const bool balanced : {true, false}) {
+          RouterBackwardArgs args = expected.backward();
+          if (!balanced) args.balance_gradient = {};
+          ASSERT_OK(reference::RouterBackward(execution, args));
+          args = found.backward();
+          if (!balanced) args.balance_gradient = {};
+          ASSERT_EQ(implementation.accepts(args), "");
+          ASSERT_OK(implementation.run(execution, args));
+          ExpectClose("dlogits", found.dlogits, expected.dlogits, 0, 8 * 3 * bound);
+        }
+      }
+    }
+  }
+}
+
+TEST(ExpertRoutingTest, RoutersAgreeWithTheReference) { ForEachSimdTarget(ExpectRoutersAgree); }
+
+TEST(ExpertRoutingTest, EqualLogitsGoToTheLowerExpert) {
+  Execution execution;
+  for (const auto& implementation : RouterForwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Router r(3, 5, 3, DType::kF32);
+    r.logits = Tensor::FromValues<float>({3, 5}, {1, 1, 1, 1, 1,  //
+                                                  0, 2, 1, 2, 1,  //
+                                                  -200, 0, -150, -200, -150});
+    ASSERT_OK(implementation.run(execution, r.forward()));
+    EXPECT_THAT(r.choices, ElementsAre(0, 1, 2, 1, 3, 2, 1, 2, 4));
+  }
+}
+
+TEST(ExpertRoutingTest, ChoicesAmongNonFiniteLogitsAreDistinctExperts) {
+  Execution execution;
+  const float nan = std::nanf(""), infinity = HUGE_VALF;
+  for (const auto& implementation : RouterForwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Router r(3, 4, 3, DType::kF32);
+    r.logits = Tensor::FromValues<float>({3, 4}, {nan, nan, nan, nan,  //
+                                                  nan, 1, 2, nan,      //
+                                                  -infinity, -infinity, infinity, -infinity});
+    ASSERT_OK(implementation.run(execution, r.forward()));
+    for (int64_t t = 0; t < 3; ++t) {
+      std::vector<int32_t> chosen(r.choices.begin() + t * 3, r.choices.begin() + t * 3 + 3);
+      std::ranges::sort(chosen);
+      EXPECT_TRUE(chosen[0] >= 0 && chosen[0] < chosen[1] && chosen[1] < chosen[2] && chosen[2] < 4)
+          << "token " << t;
+    }
+    // Not finite in, not finite out: never hidden.
+    EXPECT_TRUE(std::isnan(r.probabilities.data<float>()[0]));
+    EXPECT_TRUE(std::isnan(r.log_sum_exp.data<float>()[1]));
+  }
+}
+
+struct Permutation {
+  explicit Permutation(int64_t tokens_in, int64_t experts_in, int64_t chosen_in)
+      : tokens(tokens_in),
+        experts(experts_in),
+        chosen(chosen_in),
+        choices(static_cast<size_t>(tokens * chosen)),
+        offsets(static_cast<size_t>(experts + 1), -1),
+        row_token(choices.size(), -1),
+        token_row(choices.size(), -1) {
+    const RandomKey key(7, RandomPurpose::kTest);
+    for (int64_t t = 0; t < tokens; ++t) {
+      const auto first = static_cast<int64_t>(key.Uniform(static_cast<uint64_t>(t)) *
+                                              static_cast<double>(experts));
+      for (int64_t j = 0; j < chosen; ++j) {
+        choices[static_cast<size_t>(t * chosen + j)] = static_cast<int32_t>((first + j) % experts);
+      }
+    }
+  }
+  ExpertPermutationArgs args() {
+    return {.choices = choices.data(),
+            .tokens = tokens,
+            .experts_per_token = chosen,
+            .experts = experts,
+            .offsets = offsets.data(),
+            .row_token = row_token.data(),
+            .token_row = token_row.data()};
+  }
+  int64_t tokens, experts, chosen;
+  std::vector<int32_t> choices, offsets, row_token, token_row;
+};
+
+TEST(ExpertRoutingTest, PermutationSortsByExpertThenToken) {
+  Execution execution({.num_threads = 2});
+  for (const auto& implementation : ExpertPermutationImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Permutation p(4, 3, 2);
+    p.choices = {2, 0, 2, 1, 0, 2, 1, 2};
+    ASSERT_OK(implementation.run(execution, p.args()));
+    EXPECT_THAT(p.offsets, ElementsAre(0, 2, 4, 8));
+    EXPECT_THAT(p.row_token, ElementsAre(0, 2, 1, 3, 0, 1, 2, 3));
+    EXPECT_THAT(p.token_row, ElementsAre(4, 0, 5, 2, 1, 6, 3, 7));
+  }
+}
+
+TEST(ExpertRoutingTest, PermutationsAgreeForEveryThreadCount) {
+  for (const int64_t tokens : {0, 1, 5, 1000}) {
+    for (const int64_t chosen : {1, 2, 3, 4}) {
+      Execution one({.num_threads = 1});
+      Permutation expected(tokens, 16, chosen);
+      ASSERT_OK(reference::ExpertPermutation(one, expected.args()));
+      for (const auto& implementation : ExpertPermutationImplementations()) {
+        SCOPED_TRACE(implementation.name);
+        for (const int threads : {1, 2, 3}) {
+          Execution execution({.num_threads = threads});
+          Permutation found(tokens, 16, chosen);
+          ASSERT_OK(implementation.run(execution, found.args()));
+          EXPECT_EQ(found.offsets, expected.offsets);
+          EXPECT_EQ(found.row_token, expected.row_token);
+          EXPECT_EQ(found.token_row, expected.token_row);
+        }
+      }
+    }
+  }
+}
+
+TEST(ExpertRoutingTest, PermutationTakesAllTokensToOneExpert) {
+  Execution execution({.num_threads = 2});
+  Permutation p(9, 4, 1);
+  std::ranges::fill(p.choices, 2);
+  ASSERT_OK(ExpertPermutation(execution, p.args()));
+  EXPECT_THAT(p.offsets, ElementsAre(0, 0, 0, 9, 9));
+  EXPECT_THAT(p.row_token, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8));
+}
+
+void ExpectCombinesAgree() {
+  Execution execution({.num_threads = 2});
+  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+    for (const int64_t dim : {1, 7, 64, 129}) {
+      for (const int64_t chosen : {1, 2, 3, 4}) {
+        Permutation p(11, 5, chosen);
+        ASSERT_OK(reference::ExpertPermutation(execution, p.args()));
+        const Tensor rows = UniformTensor({11 * chosen, dim}, 1, dtype);
+        Tensor expected = Tensor::OnHost(dtype, {11, dim});
+        CombineRowsArgs args = {.rows = rows.matrix(),
+                                .token_row = p.token_row.data(),
+                                .experts_per_token = chosen,
+                                .out = expected.matrix()};
+        ASSERT_OK(reference::CombineRows(execution, args));
+        for (const auto& implementation : CombineRowsImplementations()) {
+          SCOPED_TRACE(implementation.name);
+          Tensor found = Tensor::OnHost(dtype, {11, dim});
+          args.out = found.matrix();
+          ASSERT_EQ(implementation.accepts(args), "");
+          ASSERT_OK(implementation.run(execution, args));
+          // Up to three additions in f32, one rounding to either side of a tie.
+          ExpectClose("out", found, expected,
+                      2 * RoundingError(dtype) + 3 * RoundingError(DType::kF32));
+        }
+      }
+    }
+  }
+}
+
+TEST(ExpertRoutingTest, CombinesAgreeWithTheReference) { ForEachSimdTarget(ExpectCombinesAgree); }
+
+TEST(ExpertRoutingTest, RejectsMoreChoicesThanExperts) {
+  Execution execution;
+  Router r(2, 3, 4, DType::kF32);
+  EXPECT_THAT(RouterForward(execution, r.forward()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("experts_per_token: expected 1 to 3 experts, got 4")));
+}
+
+TEST(ExpertRoutingTest, RejectsAChoiceThatIsNoExpert) {
+  Execution execution;
+  Permutation p(3, 4, 1);
+  p.choices = {0, 4, 1};
+  EXPECT_THAT(ExpertPermutation(execution, p.args()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("choices[1]: expected 0 to 3, got 4")));
+}
+
+TEST(ExpertRoutingTest, RejectsRowsOfAnotherNumber) {
+  Execution execution;
+  const Tensor rows = UniformTensor({5, 4}, 1, DType::kF32);
+  Tensor out = Tensor::OnHost(DType::kF32, {3, 4});
+  const std::vector<int32_t> token_row = {0, 1, 2, 3, 4, 0};
+  EXPECT_THAT(
+      CombineRows(execution, {.rows = rows.matrix(),
+                              .token_row = token_row.data(),
+                              .experts_per_token = 2,
+                              .out = out.matrix()}),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rows: expected [6, 4], got [5, 4]")));
+}
+
+}  // namespace
+}  // namespace plait

@@ -1,0 +1,177 @@
+#include "kernels/grouped_matmul.h"
+
+#include <vector>
+
+#include "kernels/reference/grouped_matmul.h"
+#include "tests/support/finite_differences.h"
+#include "tests/support/random_tensor.h"
+#include "tests/support/simd_targets.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/tensor_matchers.h"
+
+namespace plait {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Groups of the sizes given over rows gathered from `tokens` tokens; every token is used several
+// times or never, out of order.
+struct Case {
+  Case(const std::vector<int32_t>& sizes, int64_t k_in, int64_t n_in, Transpose transpose,
+       DType dtype, DType output)
+      : groups(static_cast<int64_t>(sizes.size())), k(k_in), n(n_in), transpose_b(transpose) {
+    offsets = {0};
+    for (const int32_t size : sizes) offsets.push_back(offsets.back() + size);
+    const int64_t rows = offsets.back(), tokens = rows / 2 + 1;
+    for (int64_t i = 0; i < rows; ++i) {
+      row_index.push_back(static_cast<int32_t>((i * 7 + 3) % tokens));
+    }
+    tokens_matrix = UniformTensor({tokens, k + 3}, 1, dtype);
+    weights = transpose == Transpose::kNo ? UniformTensor({groups * k, n}, 2, dtype)
+                                          : UniformTensor({groups * n, k}, 2, dtype);
+    out = UniformTensor({rows, n + 2}, 3, output);
+    dout = UniformTensor({rows, n}, 4, dtype);
+    dweights = UniformTensor({groups * n, k + 1}, 5, StatisticsDType(dtype));
+  }
+
+  // out = gathered tokens x weights
+  GroupedMatmulArgs forward() {
+    return {.a = tokens_matrix.columns(1, k),
+            .row_index = row_index.data(),
+            .offsets = offsets.data(),
+            .groups = groups,
+            .b = weights.matrix(),
+            .transpose_b = transpose_b,
+            .c = out.columns(1, n)};
+  }
+  // dweights [groups x n, k] += dout^T x gathered tokens
+  GroupedWeightGradientArgs weight_gradient() {
+    return {.a = dout.matrix(),
+            .b = tokens_matrix.columns(1, k),
+            .row_index = row_index.data(),
+            .offsets = offsets.data(),
+            .groups = groups,
+            .c = dweights.columns(1, k)};
+  }
+
+  int64_t groups, k, n;
+  Transpose transpose_b;
+  std::vector<int32_t> offsets, row_index;
+  Tensor tokens_matrix, weights, out, dout, dweights;
+};
+
+const std::vector<std::vector<int32_t>>& GroupSizes() {
+  static const auto* sizes = new std::vector<std::vector<int32_t>>{
+      {5, 0, 13, 1}, {0, 0, 0, 40}, {30}, {1, 1, 1, 1, 0}, {0, 0}};
+  return *sizes;
+}
+
+// A sum of `terms` products of magnitude at most 1, one addend, and one rounding of the result.
+double Bound(double terms, DType output) {
+  terms += 1;
+  return terms * terms * RoundingError(DType::kF32) +
+         (output == DType::kBf16 ? 2 * terms * RoundingError(output) : 0);
+}
+
+void ExpectImplementationsAgree() {
+  Execution execution({.num_threads = 2});
+  for (const auto& sizes : GroupSizes()) {
+    for (const auto& [k, n] : {std::pair<int64_t, int64_t>{1, 1}, {40, 19}, {9, 70}}) {
+      for (const auto& [dtype, output] : {std::pair{DType::kF32, DType::kF32},
+                                          {DType::kBf16, DType::kBf16},
+                                          {DType::kBf16, DType::kF32}}) {
+        for (const Transpose transpose : {Transpose::kNo, Transpose::kYes}) {
+          for (const bool gathered : {true, false}) {
+            const auto make = [&, k = k, n = n, dtype = dtype, output = output] {
+              Case made(sizes, k, n, transpose, dtype, output);
+              if (!gathered) {
+                made.tokens_matrix = UniformTensor({made.out.shape()[0], k + 3}, 1, dtype);
+              }
+              return made;
+            };
+            Case expected = make();
+            GroupedMatmulArgs forward = expected.forward();
+            GroupedWeightGradientArgs gradient = expected.weight_gradient();
+            if (!gathered) forward.row_index = gradient.row_index = nullptr;
+            ASSERT_OK(reference::GroupedMatmul(execution, forward));
+            ASSERT_OK(reference::GroupedWeightGradient(execution, gradient));
+            for (const auto& implementation : GroupedMatmulImplementations()) {
+              SCOPED_TRACE(implementation.name);
+              Case found = make();
+              forward.c = found.forward().c;
+              if (!implementation.accepts(forward).empty()) continue;
+              ASSERT_OK(implementation.run(execution, forward));
+              ExpectClose("out", found.out, expected.out, 0, Bound(static_cast<double>(k), output));
+            }
+            for (const auto& implementation : GroupedWeightGradientImplementations()) {
+              SCOPED_TRACE(implementation.name);
+              Case found = make();
+              gradient.c = found.weight_gradient().c;
+              if (!implementation.accepts(gradient).empty()) continue;
+              ASSERT_OK(implementation.run(execution, gradient));
+              ExpectClose("dweights", found.dweights, expected.dweights, 0,
+                          Bound(static_cast<double>(expected.offsets.back()), DType::kF32));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(GroupedMatmulTest, ImplementationsAgreeWithTheReference) {
+  ForEachSimdTarget(ExpectImplementationsAgree);
+}
+
+TEST(GroupedMatmulTest, WeightGradientMatchesFiniteDifferences) {
+  Execution execution;
+  Case c({2, 0, 3}, 4, 3, Transpose::kYes, DType::kF64, DType::kF64);
+  GroupedWeightGradientArgs args = c.weight_gradient();
+  c.dweights = Tensor::OnHost(DType::kF64, {9, 4});
+  args.c = c.dweights.matrix();
+  ASSERT_OK(GroupedWeightGradient(execution, args));
+  GroupedMatmulArgs forward = c.forward();
+  c.out = Tensor::OnHost(DType::kF64, {5, 3});
+  forward.c = c.out.matrix();
+  const auto loss = [&] {
+    EXPECT_OK(GroupedMatmul(execution, forward));
+    return WeightedSum(c.out, c.dout);
+  };
+  ExpectGradientMatches("weights", c.weights, c.dweights, loss);
+}
+
+TEST(GroupedMatmulTest, RejectsOffsetsThatDoNotCoverTheRows) {
+  Execution execution;
+  Case c({2, 3}, 4, 3, Transpose::kNo, DType::kF32, DType::kF32);
+  c.offsets = {0, 2, 4};
+  EXPECT_THAT(GroupedMatmul(execution, c.forward()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("offsets[2]: expected 5 rows, got 4")));
+  c.offsets = {0, 6, 5};
+  EXPECT_THAT(GroupedWeightGradient(execution, c.weight_gradient()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("offsets[2]: expected at least 6, got 5")));
+}
+
+TEST(GroupedMatmulTest, RejectsAGatheredRowThatIsNotThere) {
+  Execution execution;
+  Case c({2, 3}, 4, 3, Transpose::kNo, DType::kF32, DType::kF32);
+  c.row_index[4] = 3;
+  for (const absl::Status& status : {GroupedMatmul(execution, c.forward()),
+                                     GroupedWeightGradient(execution, c.weight_gradient())}) {
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument,
+                                 HasSubstr("row_index[4]: expected a row below 3, got 3")));
+  }
+}
+
+TEST(GroupedMatmulTest, RejectsWeightsOfAnotherShape) {
+  Execution execution;
+  Case c({2, 3}, 4, 3, Transpose::kNo, DType::kF32, DType::kF32);
+  c.weights = UniformTensor({8, 4}, 1, DType::kF32);
+  EXPECT_THAT(
+      GroupedMatmul(execution, c.forward()),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("b: expected [8, 3], got [8, 4]")));
+}
+
+}  // namespace
+}  // namespace plait
