@@ -10,7 +10,7 @@
 set -euo pipefail
 
 build_packages=(
-  cmake ninja-build g++ ccache pkg-config git python3 xz-utils
+  cmake ninja-build g++ ccache pkg-config git python3 xz-utils hdf5-tools
   libabsl-dev libprotobuf-dev protobuf-compiler libhdf5-dev libdnnl-dev ocl-icd-opencl-dev
   libsentencepiece-dev libhwy-dev librandom123-dev libcli11-dev libxxhash-dev libsimdjson-dev
   nlohmann-json3-dev libzstd-dev zlib1g-dev

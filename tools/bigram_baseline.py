@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""A discounted bigram model over the run's own tokens: what counting alone reaches.
+
+usage: tools/bigram_baseline.py DATA --heldout HELDOUT.jsonl [--json]
+  DATA: folder written by `plait prepare`; HELDOUT.jsonl: the held-out text it was given
+
+Interpolated Kneser-Ney of order two (Kneser and Ney, 1995; interpolated as in Chen and Goodman, 1999),
+counted over all training tokens (train-*.h5) and measured on all held-out tokens (heldout-*.h5):
+
+  p(w | v)  = max(c(v,w) - D, 0) / c(v)  +  D * types(v) / c(v) * p1(w)
+  p1(w)     = max(n(w) - d, 0) / n  +  d * seen / n * 1 / vocabulary
+
+c counts pairs; types(v) = words seen after v; n(w) = words seen before w; n, seen = sum and number of the n(w) > 0.
+Each discount is n1 / (n1 + 2 n2) of its counts (n1 seen once, n2 twice). A word never followed by anything
+falls back to p1.
+
+Bits per byte are counted as in the trainer: the bits of every token of a document and of its EOS, over the
+bytes of the text; each document starts from BOS. Needs h5dump (Debian: hdf5-tools); else standard library.
+"""
+
+import argparse
+import array
+import collections
+import itertools
+import json
+import math
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+TOKENS = "tokens"  # dataset of a shard: every document as BOS text EOS, one after the other
+TYPE_CODES = {"H5T_STD_U8LE": "B", "H5T_STD_U16LE": "H", "H5T_STD_U32LE": "I", "H5T_STD_I32LE": "i",
+              "H5T_STD_I64LE": "q"}
+
+
+def h5dump(*arguments):
+    try:
+        result = subprocess.run(["h5dump", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    except FileNotFoundError:
+        sys.exit("bigram_baseline: h5dump not found; install hdf5-tools (tools/install_dependencies.sh)")
+    if result.returncode != 0:
+        sys.exit(f"bigram_baseline: h5dump {' '.join(arguments)}: {result.stdout.strip().splitlines()[-1]}")
+    return result.stdout
+
+
+def read_dataset(path, name):
+    """The flat integer dataset `name` of an HDF5 file, as an array."""
+    header = h5dump("-H", "-d", name, str(path))
+    match = re.search(r"DATATYPE\s+(\w+)", header)
+    if not match or match[1] not in TYPE_CODES:
+        sys.exit(f"bigram_baseline: {path}: {name}: expected little-endian integers, got {match and match[1]}")
+    values = array.array(TYPE_CODES[match[1]])
+    with tempfile.NamedTemporaryFile() as file:
+        h5dump("-d", name, "-b", "LE", "-o", file.name, str(path))
+        values.frombytes(pathlib.Path(file.name).read_bytes())
+    return values
+
+
+def read_tokens(data, part):
+    """All tokens of a part ("train" or "heldout"), shard after shard."""
+    shards = sorted(data.glob(f"{part}-*.h5"))
+    if not shards:
+        sys.exit(f"bigram_baseline: {data}: no {part}-*.h5; run plait prepare first")
+    return list(itertools.chain.from_iterable(read_dataset(shard, TOKENS) for shard in shards))
+
+
+def discount(counts):
+    """n1 / (n1 + 2 n2); one half where the counts are too few to say."""
+    times = collections.Counter(counts)
+    return times[1] / (times[1] + 2 * times[2]) if times[1] and times[2] else 0.5
+
+
+class Bigram:
+    """Interpolated Kneser-Ney over pairs of token ids."""
+
+    def __init__(self, tokens, vocabulary, bos):
+        # The step from a document's EOS to the next one's BOS is no prediction.
+        self.pairs = collections.Counter(zip(tokens, itertools.islice(tokens, 1, None)))
+        for pair in [pair for pair in self.pairs if pair[1] == bos]:
+            del self.pairs[pair]
+        self.discount = discount(self.pairs.values())
+        self.count = collections.Counter()
+        for (before, _), count in self.pairs.items():
+            self.count[before] += count
+        self.types = collections.Counter(before for before, _ in self.pairs)
+        continuations = collections.Counter(word for _, word in self.pairs)
+        lower = discount(continuations.values())
+        total = len(self.pairs)
+        uniform = lower * len(continuations) / total / vocabulary
+        self.unigram = [max(continuations[word] - lower, 0) / total + uniform for word in range(vocabulary)]
+
+    def probability(self, before, word):
+        count = self.count[before]
+        if not count:
+            return self.unigram[word]
+        kept = max(self.pairs.get((before, word), 0) - self.discount, 0)
+        return (kept + self.discount * self.types[before] * self.unigram[word]) / count
+
+    def bits(self, tokens, bos):
+        """Bits of every token but BOS, each given the one before it."""
+        probabilities = (self.probability(before, word) for before, word in zip(tokens, tokens[1:]) if word != bos)
+        return -sum(map(math.log2, probabilities))
+
+
+def read_texts(path):
+    """The texts of a JSONL file, as bytes."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line)["text"].encode() for line in file]
+
+
+def measure(data, num_bytes, vocabulary=None, bos=1):
+    """The bigram's figures for a prepared folder whose held-out text has `num_bytes`."""
+    started = time.monotonic()
+    train, heldout = read_tokens(data, "train"), read_tokens(data, "heldout")
+    model = Bigram(train, vocabulary or max(max(train), max(heldout)) + 1, bos)
+    bits = model.bits(heldout, bos)
+    return {"bits_per_byte": bits / num_bytes, "tokens_trained_on": len(train), "tokens_measured": len(heldout),
+            "bytes_measured": num_bytes, "distinct_pairs": len(model.pairs), "discount": model.discount,
+            "seconds": round(time.monotonic() - started, 1)}
+
+
+def self_test():
+    """The probabilities of every context sum to one, and a seen pair is likelier than an unseen one."""
+    tokens = [1, 3, 4, 3, 5, 2, 1, 3, 4, 4, 6, 2, 1, 5, 3, 4, 2]
+    model = Bigram(tokens, vocabulary=9, bos=1)
+    # Token 1 (BOS) is never predicted, yet the uniform part leaves it a share: it counts in the sum.
+    for before in range(9):
+        total = sum(model.probability(before, word) for word in range(9))
+        assert abs(total - 1) < 1e-12, (before, total)
+    assert model.probability(3, 4) > model.probability(3, 6) > 0
+    assert (2, 1) not in model.pairs
+    print("bigram self-test: passed")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", type=pathlib.Path)
+    parser.add_argument("--bos", type=int, default=1, help="id of the token that starts a document (default 1)")
+    parser.add_argument("--vocabulary", type=int, default=None, help="default: highest id + 1")
+    parser.add_argument("--heldout", type=pathlib.Path, help="the held-out text, for its number of bytes")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--self-test", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.self_test:
+        return self_test()
+    if arguments.data is None or arguments.heldout is None:
+        parser.error("give DATA and --heldout")
+    texts = read_texts(arguments.heldout)
+    result = measure(arguments.data, sum(map(len, texts)), arguments.vocabulary, arguments.bos)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        print(f"Kneser-Ney bigram: {result['bits_per_byte']:.3f} bits per byte on {result['bytes_measured']:,} bytes, counted over "
+              f"{result['tokens_trained_on']:,} tokens in {result['seconds']} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
