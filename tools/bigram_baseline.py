@@ -122,32 +122,14 @@ def measure(data, num_bytes, vocabulary=None, bos=1):
             "seconds": round(time.monotonic() - started, 1)}
 
 
-def self_test():
-    """The probabilities of every context sum to one, and a seen pair is likelier than an unseen one."""
-    tokens = [1, 3, 4, 3, 5, 2, 1, 3, 4, 4, 6, 2, 1, 5, 3, 4, 2]
-    model = Bigram(tokens, vocabulary=9, bos=1)
-    # Token 1 (BOS) is never predicted, yet the uniform part leaves it a share: it counts in the sum.
-    for before in range(9):
-        total = sum(model.probability(before, word) for word in range(9))
-        assert abs(total - 1) < 1e-12, (before, total)
-    assert model.probability(3, 4) > model.probability(3, 6) > 0
-    assert (2, 1) not in model.pairs
-    print("bigram self-test: passed")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", type=pathlib.Path)
+    parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--bos", type=int, default=1, help="id of the token that starts a document (default 1)")
     parser.add_argument("--vocabulary", type=int, default=None, help="default: highest id + 1")
-    parser.add_argument("--heldout", type=pathlib.Path, help="the held-out text, for its number of bytes")
+    parser.add_argument("--heldout", type=pathlib.Path, required=True, help="the held-out text, for its number of bytes")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--self-test", action="store_true")
     arguments = parser.parse_args()
-    if arguments.self_test:
-        return self_test()
-    if arguments.data is None or arguments.heldout is None:
-        parser.error("give DATA and --heldout")
     texts = read_texts(arguments.heldout)
     result = measure(arguments.data, sum(map(len, texts)), arguments.vocabulary, arguments.bos)
     if arguments.json:

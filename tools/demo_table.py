@@ -84,7 +84,7 @@ def print_table(run, summary, reference, samples, seconds):
     print(f"steps       {summary['last_step']:,} in {summary['starts']} starts")
     print(f"tokens/s    {number(summary['tokens_per_second'], 0)} (median over steps)")
     if seconds is not None:
-        print(f"time        {seconds // 60} min {seconds % 60} s, everything together")
+        print(f"time        {seconds // 60} min {seconds % 60} s, this command from start to end")
     checkpoints = sorted((run / "checkpoints").glob("step-*"))
     print(f"checkpoint  {checkpoints[-1] if checkpoints else '-'}")
     for sample in samples:
