@@ -1,0 +1,156 @@
+#include "checkpoint/shard_file.h"
+
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/digest.h"
+#include "base/durable_file.h"
+#include "base/status_macros.h"
+
+namespace plait {
+namespace {
+
+using Range = ShardSpec::Range;
+
+constexpr int64_t kFormatVersion = 1;
+constexpr char kFormatAttribute[] = "plait_shard_format";
+
+std::vector<int64_t> Flattened(const std::vector<Range>& ranges) {
+  std::vector<int64_t> values;
+  for (const Range& range : ranges) values.insert(values.end(), {range.begin, range.end});
+  return values;
+}
+
+std::vector<Range> Paired(const std::vector<int64_t>& values) {
+  std::vector<Range> ranges;
+  for (size_t i = 0; i + 1 < values.size(); i += 2) ranges.push_back({values[i], values[i + 1]});
+  return ranges;
+}
+
+// HDF5 knows no attribute without values: an empty list is left out.
+absl::Status SetList(Hdf5File& file, const std::string& dataset, const std::string& name,
+                     const std::vector<int64_t>& values) {
+  if (values.empty()) return absl::OkStatus();
+  return file.SetAttribute(dataset, name, std::span<const int64_t>(values));
+}
+
+absl::StatusOr<std::vector<int64_t>> GetList(const Hdf5File& file, const std::string& dataset,
+                                             const std::string& name) {
+  absl::StatusOr<std::vector<int64_t>> values = file.IntegersAttribute(dataset, name);
+  if (absl::IsNotFound(values.status())) return std::vector<int64_t>();
+  return values;
+}
+
+absl::Status WriteTensor(Hdf5File& file, const NamedTensor& tensor, const std::string& digest) {
+  const ShardSpec& spec = tensor.spec;
+  const auto sizes = spec.logical_shape.sizes();
+  PLAIT_RETURN_IF_ERROR(file.WriteDataset(tensor.name, Hdf5TypeFor(tensor.shard.dtype()),
+                                          tensor.shard.num_elements(), tensor.shard.raw(),
+                                          Hdf5Layout::kChunkedWithChecksum));
+  PLAIT_RETURN_IF_ERROR(SetList(file, tensor.name, "logical_shape",
+                                std::vector<int64_t>(sizes.begin(), sizes.end())));
+  PLAIT_RETURN_IF_ERROR(SetList(file, tensor.name, "dim0_ranges", Flattened(spec.dim0_ranges)));
+  PLAIT_RETURN_IF_ERROR(SetList(file, tensor.name, "other_ranges", Flattened(spec.other_ranges)));
+  PLAIT_RETURN_IF_ERROR(SetList(file, tensor.name, "elements", Flattened({spec.elements})));
+  return file.SetAttribute(tensor.name, "digest", std::string_view(digest));
+}
+
+// What the file gives back is what memory held.
+absl::Status CompareWithMemory(const std::string& path,
+                               const std::map<std::string, std::string>& digests) {
+  PLAIT_ASSIGN_OR_RETURN(const ShardFile file, ShardFile::Open(path));
+  if (file.tensors().size() != digests.size()) {
+    return absl::DataLossError(absl::StrCat(path, ": wrote ", digests.size(), " tensors, read ",
+                                            file.tensors().size(), " back"));
+  }
+  std::vector<char> buffer;
+  for (StoredTensor tensor : file.tensors()) {
+    const auto digest = digests.find(tensor.name);
+    if (digest == digests.end())
+      return absl::DataLossError(absl::StrCat(path, ": ", tensor.name, " was never written"));
+    tensor.digest = digest->second;
+    buffer.resize(static_cast<size_t>(tensor.num_elements) * SizeOf(tensor.dtype));
+    PLAIT_RETURN_IF_ERROR(file.Read(tensor, buffer.data()));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DType> DTypeFor(Hdf5Type type) {
+  for (DType dtype : {DType::kBf16, DType::kF32, DType::kF64, DType::kI32, DType::kI64}) {
+    if (Hdf5TypeFor(dtype) == type) return dtype;
+  }
+  return absl::DataLossError(absl::StrCat("elements of ", Name(type), " are no tensor's"));
+}
+
+absl::StatusOr<StoredTensor> Describe(const Hdf5File& file, const Hdf5Dataset& dataset) {
+  StoredTensor tensor;
+  tensor.name = dataset.name;
+  tensor.num_elements = dataset.num_elements;
+  PLAIT_ASSIGN_OR_RETURN(tensor.dtype, DTypeFor(dataset.type));
+  PLAIT_ASSIGN_OR_RETURN(const auto shape, GetList(file, dataset.name, "logical_shape"));
+  PLAIT_ASSIGN_OR_RETURN(const auto dim0, GetList(file, dataset.name, "dim0_ranges"));
+  PLAIT_ASSIGN_OR_RETURN(const auto others, GetList(file, dataset.name, "other_ranges"));
+  PLAIT_ASSIGN_OR_RETURN(const auto elements, GetList(file, dataset.name, "elements"));
+  PLAIT_ASSIGN_OR_RETURN(tensor.digest, file.StringAttribute(dataset.name, "digest"));
+  if (shape.size() > Shape::kMaxRank || elements.size() != 2 ||
+      elements[1] - elements[0] != dataset.num_elements) {
+    return absl::DataLossError(
+        absl::StrCat("its attributes do not describe its ", dataset.num_elements, " elements"));
+  }
+  tensor.spec.logical_shape = Shape(std::span<const int64_t>(shape));
+  tensor.spec.dim0_ranges = Paired(dim0);
+  tensor.spec.other_ranges = Paired(others);
+  tensor.spec.elements = {elements[0], elements[1]};
+  return tensor;
+}
+
+}  // namespace
+
+std::string ShardFileName(int64_t rank) { return absl::StrFormat("rank-%05d.h5", rank); }
+
+absl::Status WriteShardFile(const std::string& path, const NamedState& state) {
+  PLAIT_ASSIGN_OR_RETURN(Hdf5File file, Hdf5File::Create(path));
+  PLAIT_RETURN_IF_ERROR(file.SetAttribute("/", kFormatAttribute, kFormatVersion));
+  std::map<std::string, std::string> digests;
+  for (const NamedTensor& tensor : state.tensors) {
+    const std::string digest = DigestOf(tensor.shard.raw(), tensor.shard.bytes());
+    PLAIT_RETURN_IF_ERROR(WriteTensor(file, tensor, digest));
+    digests[tensor.name] = digest;
+  }
+  PLAIT_RETURN_IF_ERROR(file.Close());
+  PLAIT_RETURN_IF_ERROR(SyncFile(path));
+  return CompareWithMemory(path, digests);
+}
+
+absl::StatusOr<ShardFile> ShardFile::Open(const std::string& path) {
+  ShardFile shard_file;
+  PLAIT_ASSIGN_OR_RETURN(shard_file.file_, Hdf5File::Open(path));
+  PLAIT_ASSIGN_OR_RETURN(const int64_t format,
+                         shard_file.file_.IntegerAttribute("/", kFormatAttribute));
+  if (format != kFormatVersion) {
+    return absl::DataLossError(absl::StrCat(path, ": ", kFormatAttribute, " is ", format,
+                                            ", this plait reads ", kFormatVersion));
+  }
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<Hdf5Dataset> datasets, shard_file.file_.Datasets());
+  for (const Hdf5Dataset& dataset : datasets) {
+    absl::StatusOr<StoredTensor> tensor = Describe(shard_file.file_, dataset);
+    if (!tensor.ok()) return Annotate(tensor.status(), absl::StrCat(path, ": ", dataset.name));
+    shard_file.tensors_.push_back(*std::move(tensor));
+  }
+  return shard_file;
+}
+
+absl::Status ShardFile::Read(const StoredTensor& tensor, void* data) const {
+  PLAIT_RETURN_IF_ERROR(
+      file_.ReadRange(tensor.name, Hdf5TypeFor(tensor.dtype), 0, tensor.num_elements, data));
+  const std::string found =
+      DigestOf(data, static_cast<size_t>(tensor.num_elements) * SizeOf(tensor.dtype));
+  if (found == tensor.digest) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(file_.path(), ": ", tensor.name,
+                                          ": expected content with digest ", tensor.digest,
+                                          ", found ", found));
+}
+
+}  // namespace plait

@@ -1,0 +1,55 @@
+// The file of one rank in a checkpoint, rank-00000.h5: one flat dataset per tensor shard, named as
+// the tensor, with Fletcher32 sums. Attributes of a dataset: logical_shape, dim0_ranges and
+// other_ranges (begin, end, ...), elements (begin, end) as in ShardSpec, and digest, XXH3-128 of
+// the shard's bytes in memory before they were written.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/dtype.h"
+#include "base/hdf5_file.h"
+#include "parallel/named_state.h"
+#include "parallel/shard_spec.h"
+
+namespace plait {
+
+// "rank-00003.h5"
+std::string ShardFileName(int64_t rank);
+
+struct StoredTensor {
+  std::string name;
+  DType dtype = DType::kF32;
+  ShardSpec spec;
+  int64_t num_elements = 0;  // of the shard
+  std::string digest;
+};
+
+// Writes the tensors of `state`, syncs the file, reads it back and compares every shard with
+// memory. Errors as Hdf5File's; DataLoss where the disk gave back other bytes than it was given.
+absl::Status WriteShardFile(const std::string& path, const NamedState& state);
+
+class ShardFile {
+ public:
+  // Reads the description of every tensor. Verify the file's digest before: HDF5 is not safe on
+  // hostile bytes. NotFound or DataLoss.
+  static absl::StatusOr<ShardFile> Open(const std::string& path);
+
+  // By name, in byte order.
+  const std::vector<StoredTensor>& tensors() const { return tensors_; }
+  const std::string& path() const { return file_.path(); }
+
+  // The shard's elements into `data`. DataLoss, naming file and tensor, where they do not have the
+  // stored digest.
+  absl::Status Read(const StoredTensor& tensor, void* data) const;
+
+ private:
+  ShardFile() = default;
+
+  Hdf5File file_;
+  std::vector<StoredTensor> tensors_;
+};
+
+}  // namespace plait
