@@ -1,0 +1,39 @@
+// Reference cross-entropy of chosen tokens: plain loops, sums in double.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/status/status.h"
+#include "base/execution.h"
+#include "kernels/reference/element.h"
+#include "kernels/token_cross_entropy_args.h"
+
+namespace plait::reference {
+
+inline absl::Status TokenCrossEntropy(Execution&, const TokenCrossEntropyArgs& args) {
+  const int64_t vocabulary = args.logits.columns;
+  for (int64_t t = 0; t < args.logits.rows; ++t) {
+    double largest = -std::numeric_limits<double>::infinity(), sum = 0;
+    for (int64_t v = 0; v < vocabulary; ++v) largest = std::max(largest, Get(args.logits, t, v));
+    for (int64_t v = 0; v < vocabulary; ++v) sum += std::exp(Get(args.logits, t, v) - largest);
+    const int32_t target = args.targets[t];
+    const bool has_target = target >= 0 && target < vocabulary;
+    if (args.log_probability) {
+      Set(args.log_probability, t,
+          has_target ? Get(args.logits, t, target) - largest - std::log(sum) : 0.0);
+    }
+    if (args.log_sum_exp) Set(args.log_sum_exp, t, largest + std::log(sum));
+    if (!args.coefficient) continue;
+    const double coefficient = Get(args.coefficient, t);
+    for (int64_t v = 0; v < vocabulary; ++v) {
+      const double probability = std::exp(Get(args.logits, t, v) - largest) / sum;
+      const double difference = (v == target ? 1.0 : 0.0) - probability;
+      Set(args.dlogits, t, v, coefficient == 0 ? 0.0 : coefficient * difference);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace plait::reference

@@ -1,0 +1,233 @@
+#include "kernels/token_cross_entropy.h"
+
+#include <limits>
+
+#include "kernels/reference/token_cross_entropy.h"
+#include "tests/support/finite_differences.h"
+#include "tests/support/random_tensor.h"
+#include "tests/support/simd_targets.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/tensor_matchers.h"
+
+namespace plait {
+namespace {
+
+using ::testing::Each;
+using ::testing::HasSubstr;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+struct Case {
+  Case(int64_t rows, int64_t vocabulary, DType dtype, DType gradient_dtype, double largest = 8)
+      : logits(UniformTensor({rows, vocabulary}, 1, dtype, -largest, largest)),
+        log_probability(Tensor::OnHost(StatisticsDType(dtype), {rows})),
+        log_sum_exp(Tensor::OnHost(StatisticsDType(dtype), {rows})),
+        coefficient(UniformTensor({rows}, 2, StatisticsDType(dtype))),
+        dlogits(UniformTensor({rows, vocabulary}, 3, gradient_dtype)) {
+    for (int64_t t = 0; t < rows; ++t)
+      targets.push_back(static_cast<int32_t>((t * 7919 + 5) % vocabulary));
+  }
+
+  TokenCrossEntropyArgs args() {
+    return {.logits = logits.matrix(),
+            .targets = targets.data(),
+            .log_probability = log_probability.vector(),
+            .log_sum_exp = log_sum_exp.vector(),
+            .coefficient = coefficient.vector(),
+            .dlogits = dlogits.matrix()};
+  }
+
+  Tensor logits, log_probability, log_sum_exp, coefficient, dlogits;
+  std::vector<int32_t> targets;
+};
+
+TEST(TokenCrossEntropyTest, ReferenceGradientMatchesFiniteDifferences) {
+  Execution execution;
+  Case c(3, 6, DType::kF64, DType::kF64);
+  ASSERT_OK(reference::TokenCrossEntropy(execution, c.args()));
+  const Tensor dlogits = c.dlogits.Clone();
+  ExpectGradientMatches("logits", c.logits, dlogits, [&] {
+    EXPECT_OK(reference::TokenCrossEntropy(execution, c.args()));
+    return WeightedSum(c.log_probability, c.coefficient);
+  });
+}
+
+void ExpectImplementationsAgree(int64_t vocabulary, DType dtype, DType gradient_dtype,
+                                double largest) {
+  SCOPED_TRACE(vocabulary);
+  SCOPED_TRACE(largest);
+  Execution execution({.num_threads = 2});
+  const int64_t rows = 4;
+  Case expected(rows, vocabulary, dtype, gradient_dtype, largest);
+  ASSERT_OK(reference::TokenCrossEntropy(execution, expected.args()));
+  // A logit's distance from the largest is rounded once: 2 `largest` units, which the exponential
+  // makes relative. A sum of positive terms adds a unit a term at most.
+  const double f32 = RoundingError(DType::kF32);
+  const double relative = f32 * (2 * largest + 24 + static_cast<double>(vocabulary));
+  for (const auto& implementation : TokenCrossEntropyImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case found(rows, vocabulary, dtype, gradient_dtype, largest);
+    if (!implementation.accepts(found.args()).empty()) continue;
+    ASSERT_OK(implementation.run(execution, found.args()));
+    ExpectClose("log_probability", found.log_probability, expected.log_probability, 0,
+                relative + 4 * f32 * largest);
+    ExpectClose("log_sum_exp", found.log_sum_exp, expected.log_sum_exp, 0,
+                relative + 4 * f32 * largest);
+    ExpectClose("dlogits", found.dlogits, expected.dlogits, 2 * RoundingError(gradient_dtype),
+                relative);
+    if (dtype != gradient_dtype) continue;
+    // In place, as the head calls it: the same arithmetic.
+    TokenCrossEntropyArgs in_place = found.args();
+    in_place.dlogits = found.logits.matrix();
+    ASSERT_OK(implementation.run(execution, in_place));
+    ExpectSameBits("dlogits in place", found.logits, found.dlogits);
+  }
+}
+
+TEST(TokenCrossEntropyTest, ImplementationsAgreeWithTheReference) {
+  ForEachSimdTarget([] {
+    for (const DType dtype : {DType::kF32, DType::kBf16}) {
+      for (const DType gradient_dtype : {DType::kF32, DType::kBf16}) {
+        for (const int64_t vocabulary : {1, 2, 7, 100, 8192}) {
+          for (const double largest : {8.0, 1e4})
+            ExpectImplementationsAgree(vocabulary, dtype, gradient_dtype, largest);
+        }
+      }
+    }
+  });
+}
+
+// The formula is invariant under a shift of a row; the largest logit is far from zero both ways.
+TEST(TokenCrossEntropyTest, ExtremeLogitsStayExact) {
+  ForEachSimdTarget([] {
+    Execution execution;
+    for (const float shift : {-1e4f, 0.0f, 1e4f}) {
+      Case c(1, 3, DType::kF32, DType::kF32);
+      c.logits = Tensor::FromValues<float>({1, 3}, {shift, shift - 1.0f, shift - 2.0f});
+      c.coefficient = Tensor::FromValues<float>({1}, {1.0f});
+      c.targets = {1};
+      ASSERT_OK(TokenCrossEntropy(execution, c.args()));
+      const double sum = 1 + std::exp(-1.0) + std::exp(-2.0);
+      const double bound = 16 * RoundingError(DType::kF32);
+      EXPECT_NEAR(c.log_probability.data<float>()[0], -1 - std::log(sum), bound);
+      EXPECT_NEAR(c.dlogits.data<float>()[0], -1 / sum, bound);
+      EXPECT_NEAR(c.dlogits.data<float>()[1], 1 - std::exp(-1.0) / sum, bound);
+      EXPECT_NEAR(c.dlogits.data<float>()[2], -std::exp(-2.0) / sum, bound);
+    }
+  });
+}
+
+TEST(TokenCrossEntropyTest, MinusInfinityHasProbabilityZero) {
+  ForEachSimdTarget([] {
+    Execution execution;
+    // Long enough that whole tiles hold nothing but -infinity before the first finite logit.
+    const int64_t vocabulary = 5000;
+    Case c(1, vocabulary, DType::kF32, DType::kF32);
+    std::fill_n(c.logits.data<float>(), vocabulary, -kInfinity);
+    c.logits.data<float>()[4000] = 2.0f;
+    c.logits.data<float>()[4900] = 2.0f;
+    c.coefficient = Tensor::FromValues<float>({1}, {1.0f});
+    c.targets = {4900};
+    ASSERT_OK(TokenCrossEntropy(execution, c.args()));
+    EXPECT_NEAR(c.log_probability.data<float>()[0], -std::log(2.0), 1e-6);
+    EXPECT_EQ(c.dlogits.data<float>()[0], 0.0f);
+    EXPECT_EQ(c.dlogits.data<float>()[4000], -0.5f);
+    EXPECT_EQ(c.dlogits.data<float>()[4900], 0.5f);
+    c.targets = {0};
+    ASSERT_OK(TokenCrossEntropy(execution, c.args()));
+    EXPECT_EQ(c.log_probability.data<float>()[0], -kInfinity);
+  });
+}
+
+TEST(TokenCrossEntropyTest, RowsWithoutWeightGetZerosWhateverTheyHold) {
+  ForEachSimdTarget([] {
+    Execution execution;
+    Case c(3, 100, DType::kBf16, DType::kBf16);
+    c.coefficient.data<float>()[1] = 0.0f;
+    c.targets[1] = -1;
+    c.logits.data<BFloat16>()[100] = BFloat16(kNan);
+    c.logits.data<BFloat16>()[150] = BFloat16(kInfinity);
+    ASSERT_OK(TokenCrossEntropy(execution, c.args()));
+    const Tensor dlogits = c.dlogits.Slice(1, 2).Converted(DType::kF32);
+    EXPECT_THAT(dlogits.values<float>(), Each(0.0f));
+    EXPECT_EQ(c.log_probability.data<float>()[1], 0.0f);
+    EXPECT_NE(c.log_probability.data<float>()[0], 0.0f);
+  });
+}
+
+TEST(TokenCrossEntropyTest, NotANumberIsNotHidden) {
+  ForEachSimdTarget([] {
+    Execution execution;
+    for (const int64_t position : {0, 57, 99}) {
+      for (const float bad : {kNan, kInfinity}) {
+        Case c(1, 100, DType::kF32, DType::kF32);
+        c.logits.data<float>()[position] = bad;
+        ASSERT_OK(TokenCrossEntropy(execution, c.args()));
+        EXPECT_TRUE(std::isnan(c.log_probability.data<float>()[0])) << position << " " << bad;
+        EXPECT_TRUE(std::isnan(c.dlogits.data<float>()[1])) << position << " " << bad;
+      }
+    }
+  });
+}
+
+TEST(TokenCrossEntropyTest, LogProbabilitiesNeedNoCoefficients) {
+  Execution execution;
+  Case with(5, 100, DType::kBf16, DType::kBf16), without(5, 100, DType::kBf16, DType::kBf16);
+  ASSERT_OK(TokenCrossEntropy(execution, with.args()));
+  TokenCrossEntropyArgs args = without.args();
+  args.coefficient = {};
+  args.dlogits = {};
+  without.targets[3] = -1;
+  ASSERT_OK(TokenCrossEntropy(execution, args));
+  EXPECT_EQ(without.log_probability.data<float>()[3], 0.0f);
+  with.log_probability.data<float>()[3] = 0.0f;
+  ExpectSameBits("log_probability", without.log_probability, with.log_probability);
+  ExpectSameBits("log_sum_exp", without.log_sum_exp, with.log_sum_exp);
+}
+
+TEST(TokenCrossEntropyTest, ThreadsDoNotChangeBits) {
+  Execution one({.num_threads = 1}), three({.num_threads = 3});
+  Case a(33, 1001, DType::kBf16, DType::kBf16), b(33, 1001, DType::kBf16, DType::kBf16);
+  ASSERT_OK(TokenCrossEntropy(one, a.args()));
+  ASSERT_OK(TokenCrossEntropy(three, b.args()));
+  ExpectSameBits("log_probability", a.log_probability, b.log_probability);
+  ExpectSameBits("log_sum_exp", a.log_sum_exp, b.log_sum_exp);
+  ExpectSameBits("dlogits", a.dlogits, b.dlogits);
+}
+
+TEST(TokenCrossEntropyTest, RejectsATargetOutsideTheVocabulary) {
+  Execution execution;
+  Case c(3, 8, DType::kF32, DType::kF32);
+  for (const int32_t target : {8, -1}) {
+    c.targets[2] = target;
+    EXPECT_THAT(
+        TokenCrossEntropy(execution, c.args()),
+        StatusIs(absl::StatusCode::kInvalidArgument,
+                 HasSubstr("targets[2]: expected an id in [0, 8), got " + std::to_string(target))));
+  }
+}
+
+TEST(TokenCrossEntropyTest, RejectsAGradientWithoutCoefficients) {
+  Execution execution;
+  Case c(3, 8, DType::kF32, DType::kF32);
+  TokenCrossEntropyArgs args = c.args();
+  args.coefficient = {};
+  EXPECT_THAT(TokenCrossEntropy(execution, args),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("coefficient: expected width 3, got 0")));
+}
+
+TEST(TokenCrossEntropyTest, RejectsAGradientInMemoryOfAnotherDType) {
+  Execution execution;
+  Case c(3, 8, DType::kF32, DType::kF32);
+  TokenCrossEntropyArgs args = c.args();
+  args.dlogits = c.logits.matrix();
+  args.dlogits.dtype = DType::kBf16;
+  EXPECT_THAT(TokenCrossEntropy(execution, args),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("dlogits in the memory of logits: expected f32, got bf16")));
+}
+
+}  // namespace
+}  // namespace plait
