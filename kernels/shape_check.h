@@ -37,4 +37,25 @@ inline absl::Status CheckDType(absl::string_view name, DType found, DType expect
       absl::StrCat(name, ": expected ", Name(expected), ", got ", Name(found)));
 }
 
+// Offsets of documents over `tokens` rows: 0 first, `tokens` last, never falling.
+inline absl::Status CheckDocumentOffsets(absl::string_view name, const int32_t* offsets,
+                                         int64_t documents, int64_t tokens) {
+  if (documents < 0 || offsets == nullptr)
+    return absl::InvalidArgumentError(absl::StrCat(name, ": no data"));
+  if (offsets[0] != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(name, "[0]: expected 0, got ", offsets[0]));
+  }
+  for (int64_t document = 0; document < documents; ++document) {
+    if (offsets[document + 1] >= offsets[document]) continue;
+    return absl::InvalidArgumentError(absl::StrCat(name, "[", document + 1, "]: expected at least ",
+                                                   offsets[document], ", got ",
+                                                   offsets[document + 1]));
+  }
+  if (offsets[documents] != tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(name, "[", documents, "]: expected ", tokens,
+                                                   " tokens, got ", offsets[documents]));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace plait

@@ -1,0 +1,224 @@
+#include "kernels/causal_convolution.h"
+
+#include <limits>
+#include <vector>
+
+#include "kernels/reference/causal_convolution.h"
+#include "tests/support/finite_differences.h"
+#include "tests/support/random_tensor.h"
+#include "tests/support/simd_targets.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/tensor_matchers.h"
+
+namespace plait {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Case {
+  Case(int64_t channels, int64_t width, const std::vector<int32_t>& document_offsets, DType dtype,
+       double scale = 1.0)
+      : offsets(document_offsets),
+        inner(StatisticsDType(dtype)),
+        x(UniformTensor({tokens(), channels}, 1, dtype, -scale, scale)),
+        weight(UniformTensor({channels, width}, 2, dtype)),
+        bias(UniformTensor({channels}, 3, dtype)),
+        dy(UniformTensor({tokens(), channels}, 4, dtype)),
+        y(Tensor::OnHost(dtype, {tokens(), channels})),
+        initial_state(UniformTensor({documents() * (width - 1), channels}, 5, dtype)),
+        final_state(Tensor::OnHost(dtype, {documents() * (width - 1), channels})),
+        dx(Tensor::OnHost(dtype, {tokens(), channels})),
+        dweight(UniformTensor({channels, width}, 6, inner)),
+        dbias(UniformTensor({channels}, 7, inner)) {}
+
+  int64_t tokens() const { return offsets.back(); }
+  int64_t documents() const { return static_cast<int64_t>(offsets.size()) - 1; }
+
+  CausalConvolutionForwardArgs forward() {
+    return {.x = x.matrix(),
+            .weight = weight.matrix(),
+            .bias = bias.vector(),
+            .documents = documents(),
+            .document_offsets = offsets.data(),
+            .y = y.matrix()};
+  }
+  CausalConvolutionForwardArgs continuation() {
+    CausalConvolutionForwardArgs args = forward();
+    args.initial_state = initial_state.matrix();
+    args.final_state = final_state.matrix();
+    return args;
+  }
+  CausalConvolutionBackwardArgs backward() {
+    return {.x = x.matrix(),
+            .weight = weight.matrix(),
+            .bias = bias.vector(),
+            .documents = documents(),
+            .document_offsets = offsets.data(),
+            .dy = dy.matrix(),
+            .dx = dx.matrix(),
+            .dweight = dweight.matrix(),
+            .dbias = dbias.vector()};
+  }
+
+  std::vector<int32_t> offsets;
+  DType inner;
+  Tensor x, weight, bias, dy, y, initial_state, final_state, dx, dweight, dbias;
+};
+
+TEST(CausalConvolutionTest, ReferenceBackwardMatchesFiniteDifferences) {
+  Execution execution;
+  Case c(3, 4, {0, 1, 3, 9, 20}, DType::kF64);
+  c.dweight.FillZero();
+  c.dbias.FillZero();
+  ASSERT_OK(reference::CausalConvolutionBackward(execution, c.backward()));
+  const auto loss = [&] {
+    EXPECT_OK(reference::CausalConvolutionForward(execution, c.forward()));
+    return WeightedSum(c.y, c.dy);
+  };
+  ExpectGradientMatches("x", c.x, c.dx, loss);
+  ExpectGradientMatches("weight", c.weight, c.dweight, loss);
+  ExpectGradientMatches("bias", c.bias, c.dbias, loss);
+}
+
+// Every implementation against the reference.
+void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int64_t width,
+                     DType dtype, double scale = 1.0) {
+  SCOPED_TRACE(testing::Message() << offsets.back() << " tokens, " << channels << " channels, "
+                                  << width << " taps, " << Name(dtype));
+  Execution execution({.num_threads = 2});
+  const auto make = [&] { return Case(channels, width, offsets, dtype, scale); };
+  Case expected = make(), continued = make();
+  ASSERT_OK(reference::CausalConvolutionForward(execution, continued.continuation()));
+  ASSERT_OK(reference::CausalConvolutionForward(execution, expected.forward()));
+  ASSERT_OK(reference::CausalConvolutionBackward(execution, expected.backward()));
+  // A sum of `width` products of size up to `scale`, then SiLU, each a few f32 roundings.
+  const double f32 =
+      RoundingError(DType::kF32) * (16 + 4 * static_cast<double>(width)) * std::max(1.0, scale);
+  const double output = 2 * RoundingError(dtype) + f32;
+  const double over_tokens = f32 + RoundingError(DType::kF32) * static_cast<double>(offsets.back());
+  for (const auto& implementation : CausalConvolutionForwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case found = make();
+    if (!implementation.accepts(found.forward()).empty()) continue;
+    ASSERT_OK(implementation.run(execution, found.continuation()));
+    ExpectClose("y continued", found.y, continued.y, output);
+    ExpectSameBits("final_state", found.final_state, continued.final_state);
+    ASSERT_OK(implementation.run(execution, found.forward()));
+    ExpectClose("y", found.y, expected.y, output);
+  }
+  for (const auto& implementation : CausalConvolutionBackwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case found = make();
+    if (!implementation.accepts(found.backward()).empty()) continue;
+    ASSERT_OK(implementation.run(execution, found.backward()));
+    ExpectClose("dx", found.dx, expected.dx, output);
+    ExpectClose("dweight", found.dweight, expected.dweight, over_tokens);
+    ExpectClose("dbias", found.dbias, expected.dbias, over_tokens);
+  }
+}
+
+TEST(CausalConvolutionTest, ImplementationsAgreeWithTheReference) {
+  ForEachSimdTarget([] {
+    for (const DType dtype : {DType::kF32, DType::kBf16}) {
+      for (const int64_t channels : {1, 5, 32, 70}) {
+        for (const int64_t width : {1, 2, 3, 4}) {
+          for (const auto& offsets : std::vector<std::vector<int32_t>>{
+                   {0, 1}, {0, 31}, {0, 32, 33}, {0, 1, 3, 3, 6, 64, 150}}) {
+            ExpectAgreement(offsets, channels, width, dtype);
+          }
+        }
+      }
+    }
+    ExpectAgreement({0, 2, 40}, 7, 4, DType::kF32, /*scale=*/100);
+  });
+}
+
+TEST(CausalConvolutionTest, WiderKernelsRunToo) { ExpectAgreement({0, 3, 20}, 5, 7, DType::kBf16); }
+
+Tensor Rows(const Tensor& from, int64_t begin, int64_t end) {
+  return from.Slice(begin, end).Clone();
+}
+
+TEST(CausalConvolutionTest, StatePassedBetweenCallsContinuesBitForBit) {
+  ForEachSimdTarget([] {
+    Execution execution;
+    Case whole(37, 4, {0, 150}, DType::kBf16);
+    ASSERT_OK(CausalConvolutionForward(execution, whole.continuation()));
+    Tensor state = whole.initial_state.Clone();
+    for (const auto& [begin, end] : {std::pair{0, 100}, {100, 101}, {101, 103}, {103, 150}}) {
+      Case piece(37, 4, {0, end - begin}, DType::kBf16);
+      piece.x = Rows(whole.x, begin, end);
+      CausalConvolutionForwardArgs args = piece.continuation();
+      args.initial_state = state.matrix();
+      args.final_state = state.matrix();  // the same memory
+      ASSERT_OK(CausalConvolutionForward(execution, args));
+      ExpectSameBits("y", piece.y, Rows(whole.y, begin, end));
+    }
+    ExpectSameBits("state", state, whole.final_state);
+  });
+}
+
+TEST(CausalConvolutionTest, ThreadsDoNotChangeBits) {
+  Execution one({.num_threads = 1}), three({.num_threads = 3});
+  Case a(200, 4, {0, 100, 300}, DType::kBf16), b(200, 4, {0, 100, 300}, DType::kBf16);
+  for (auto& [execution, c] : {std::pair<Execution&, Case&>(one, a), {three, b}}) {
+    ASSERT_OK(CausalConvolutionForward(execution, c.forward()));
+    ASSERT_OK(CausalConvolutionBackward(execution, c.backward()));
+  }
+  ExpectSameBits("y", a.y, b.y);
+  ExpectSameBits("dx", a.dx, b.dx);
+  ExpectSameBits("dweight", a.dweight, b.dweight);
+  ExpectSameBits("dbias", a.dbias, b.dbias);
+}
+
+void CopyRows(const Tensor& from, Tensor& to, int64_t row) {
+  std::memcpy(to.Slice(row, row + from.shape()[0]).raw(), from.raw(), from.bytes());
+}
+
+// A document's outputs and input gradients do not depend on where it lies nor on what lies beside
+// it, not even on numbers that are not finite.
+TEST(CausalConvolutionTest, DocumentsAreIsolatedBitForBit) {
+  ForEachSimdTarget([] {
+    Execution execution;
+    constexpr int64_t kLength = 70, kChannels = 40;
+    Case alone(kChannels, 4, {0, kLength}, DType::kBf16);
+    ASSERT_OK(CausalConvolutionForward(execution, alone.forward()));
+    ASSERT_OK(CausalConvolutionBackward(execution, alone.backward()));
+    for (const int32_t before : {1, 13, 64}) {
+      const int32_t end = before + static_cast<int32_t>(kLength);
+      Case packed(kChannels, 4, {0, before, end, end + 7}, DType::kBf16);
+      for (BFloat16& x : packed.x.values<BFloat16>()) {
+        x = BFloat16(std::numeric_limits<float>::quiet_NaN());
+      }
+      CopyRows(alone.x, packed.x, before);
+      CopyRows(alone.dy, packed.dy, before);
+      ASSERT_OK(CausalConvolutionForward(execution, packed.forward()));
+      ASSERT_OK(CausalConvolutionBackward(execution, packed.backward()));
+      ExpectSameBits("y", Rows(packed.y, before, end), alone.y);
+      ExpectSameBits("dx", Rows(packed.dx, before, end), alone.dx);
+    }
+  });
+}
+
+TEST(CausalConvolutionTest, RejectsWrongShapes) {
+  Execution execution;
+  Case c(4, 4, {0, 3}, DType::kF32);
+  CausalConvolutionForwardArgs forward = c.forward();
+  forward.weight.rows = 5;
+  EXPECT_THAT(CausalConvolutionForward(execution, forward),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("weight: expected [4, 4], got [5, 4]")));
+  c.offsets = {0, 2, 1, 3};
+  EXPECT_THAT(CausalConvolutionForward(execution, c.forward()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("document_offsets[2]: expected at least 2, got 1")));
+  c.offsets = {0, 3};
+  CausalConvolutionBackwardArgs backward = c.backward();
+  backward.dx.columns = 3;
+  EXPECT_THAT(
+      CausalConvolutionBackward(execution, backward),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("dx: expected [3, 4], got [3, 3]")));
+}
+
+}  // namespace
+}  // namespace plait

@@ -1,0 +1,281 @@
+#include "kernels/selective_scan.h"
+
+#include <limits>
+#include <vector>
+
+#include "kernels/reference/selective_scan.h"
+#include "tests/support/finite_differences.h"
+#include "tests/support/random_tensor.h"
+#include "tests/support/simd_targets.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/tensor_matchers.h"
+
+namespace plait {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Range {
+  double low, high;
+};
+
+struct Case {
+  Case(int64_t channels, int64_t states, const std::vector<int32_t>& document_offsets, DType dtype,
+       Range dt_range = {-2, 2}, Range a_log_range = {-1, 2})
+      : offsets(document_offsets),
+        inner(StatisticsDType(dtype)),
+        xz(UniformTensor({tokens(), 2 * channels}, 1, dtype)),
+        dt(UniformTensor({tokens(), channels}, 2, dtype, dt_range.low, dt_range.high)),
+        b(UniformTensor({tokens(), states}, 3, dtype)),
+        c(UniformTensor({tokens(), states}, 4, dtype)),
+        a_log(UniformTensor({channels, states}, 5, inner, a_log_range.low, a_log_range.high)),
+        d(UniformTensor({channels}, 6, inner)),
+        dt_bias(UniformTensor({channels}, 7, inner)),
+        dy(UniformTensor({tokens(), channels}, 8, dtype)),
+        y(Tensor::OnHost(dtype, {tokens(), channels})),
+        checkpoints(
+            Tensor::OnHost(inner, {NumSelectiveScanCheckpoints(tokens()), states, channels})),
+        initial_state(UniformTensor({documents(), states, channels}, 9, inner)),
+        final_state(Tensor::OnHost(inner, {documents(), states, channels})),
+        dx(Tensor::OnHost(dtype, {tokens(), channels})),
+        ddt(Tensor::OnHost(dtype, {tokens(), channels})),
+        dz(Tensor::OnHost(dtype, {tokens(), channels})),
+        db(Tensor::OnHost(inner, {tokens(), states})),
+        dc(Tensor::OnHost(inner, {tokens(), states})),
+        da_log(UniformTensor({channels, states}, 10, inner)),
+        dd(UniformTensor({channels}, 11, inner)),
+        ddt_bias(UniformTensor({channels}, 12, inner)) {}
+
+  int64_t tokens() const { return offsets.back(); }
+  int64_t documents() const { return static_cast<int64_t>(offsets.size()) - 1; }
+  int64_t channels() const { return dt.shape()[1]; }
+
+  // x and z are views of one matrix, as in the model.
+  SelectiveScanInputs inputs() const {
+    return {.x = xz.columns(0, channels()),
+            .dt = dt.matrix(),
+            .z = xz.columns(channels(), channels()),
+            .b = b.matrix(),
+            .c = c.matrix(),
+            .a_log = a_log.matrix(),
+            .d = d.vector(),
+            .dt_bias = dt_bias.vector(),
+            .documents = documents(),
+            .document_offsets = offsets.data()};
+  }
+  // From a state of zero, as in training.
+  SelectiveScanForwardArgs forward() {
+    return {.in = inputs(), .y = y.matrix(), .checkpoints = checkpoints.matrix()};
+  }
+  // From `initial_state`, as in generation.
+  SelectiveScanForwardArgs continuation() {
+    return {.in = inputs(),
+            .y = y.matrix(),
+            .checkpoints = checkpoints.matrix(),
+            .initial_state = initial_state.matrix(),
+            .final_state = final_state.matrix()};
+  }
+  SelectiveScanBackwardArgs backward() {
+    return {.in = inputs(),
+            .checkpoints = checkpoints.matrix(),
+            .dy = dy.matrix(),
+            .dx = dx.matrix(),
+            .ddt = ddt.matrix(),
+            .dz = dz.matrix(),
+            .db = db.matrix(),
+            .dc = dc.matrix(),
+            .da_log = da_log.matrix(),
+            .dd = dd.vector(),
+            .ddt_bias = ddt_bias.vector()};
+  }
+
+  std::vector<int32_t> offsets;
+  DType inner;
+  Tensor xz, dt, b, c, a_log, d, dt_bias, dy, y, checkpoints, initial_state, final_state, dx, ddt,
+      dz, db, dc, da_log, dd, ddt_bias;
+};
+
+TEST(SelectiveScanTest, ReferenceBackwardMatchesFiniteDifferences) {
+  Execution execution;
+  // Documents of 5, 1, 26, 1, 31 and 6 tokens: starts on and off the checkpoints' edges.
+  Case c(2, 3, {0, 5, 6, 32, 33, 64, 70}, DType::kF64);
+  for (Tensor* sum : {&c.da_log, &c.dd, &c.ddt_bias}) sum->FillZero();
+  ASSERT_OK(reference::SelectiveScanForward(execution, c.forward()));
+  ASSERT_OK(reference::SelectiveScanBackward(execution, c.backward()));
+  Tensor dxz = Tensor::OnHost(DType::kF64, {c.tokens(), 4});
+  for (int64_t t = 0; t < c.tokens(); ++t) {
+    for (int64_t channel = 0; channel < 2; ++channel) {
+      dxz.data<double>()[t * 4 + channel] = c.dx.data<double>()[t * 2 + channel];
+      dxz.data<double>()[t * 4 + 2 + channel] = c.dz.data<double>()[t * 2 + channel];
+    }
+  }
+  const auto loss = [&] {
+    EXPECT_OK(reference::SelectiveScanForward(execution, c.forward()));
+    return WeightedSum(c.y, c.dy);
+  };
+  ExpectGradientMatches("x and z", c.xz, dxz, loss);
+  ExpectGradientMatches("dt", c.dt, c.ddt, loss);
+  ExpectGradientMatches("b", c.b, c.db, loss);
+  ExpectGradientMatches("c", c.c, c.dc, loss);
+  ExpectGradientMatches("a_log", c.a_log, c.da_log, loss);
+  ExpectGradientMatches("d", c.d, c.dd, loss);
+  ExpectGradientMatches("dt_bias", c.dt_bias, c.ddt_bias, loss);
+}
+
+std::vector<int32_t> Offsets(int64_t tokens) {
+  if (tokens < 33) return {0, static_cast<int32_t>(tokens)};
+  if (tokens == 33) return {0, 32, 33};
+  return {0, 1, 2, 20, 20, 64, static_cast<int32_t>(tokens)};
+}
+
+// Every implementation against the reference.
+void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int64_t states,
+                     DType dtype, Range dt_range = {-2, 2}, Range a_log_range = {-1, 2}) {
+  SCOPED_TRACE(testing::Message() << offsets.back() << " tokens, " << channels << " channels, "
+                                  << states << " states, " << Name(dtype));
+  Execution execution({.num_threads = 2});
+  const auto make = [&] { return Case(channels, states, offsets, dtype, dt_range, a_log_range); };
+  Case expected = make(), continued = make();
+  ASSERT_OK(reference::SelectiveScanForward(execution, continued.continuation()));
+  ASSERT_OK(reference::SelectiveScanForward(execution, expected.forward()));
+  ASSERT_OK(reference::SelectiveScanBackward(execution, expected.backward()));
+  // f32 rounding of the exponent delta A, whose size is at most 126 where the decay is not zero,
+  // and of the sums over states (db, dc: channels; parameters: tokens).
+  const double rounding = RoundingError(DType::kF32);
+  const double f32 = rounding * static_cast<double>(128 + 4 * states);
+  const double over_channels = f32 + rounding * static_cast<double>(channels);
+  const double over_tokens = f32 + rounding * static_cast<double>(offsets.back());
+  // One rounding of the result to either side of a tie.
+  const double output = 2 * RoundingError(dtype) + f32;
+  for (const auto& implementation : SelectiveScanForwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case found = make();
+    if (!implementation.accepts(found.forward()).empty()) continue;
+    ASSERT_OK(implementation.run(execution, found.continuation()));
+    ExpectClose("y continued", found.y, continued.y, output);
+    ExpectClose("final_state", found.final_state, continued.final_state, f32);
+    ASSERT_OK(implementation.run(execution, found.forward()));
+    ExpectClose("y", found.y, expected.y, output);
+    ExpectClose("checkpoints", found.checkpoints, expected.checkpoints, f32);
+  }
+  for (const auto& implementation : SelectiveScanBackwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case found = make();
+    if (!implementation.accepts(found.backward()).empty()) continue;
+    ASSERT_OK(reference::SelectiveScanForward(execution, found.forward()));
+    ASSERT_OK(implementation.run(execution, found.backward()));
+    ExpectClose("dx", found.dx, expected.dx, output);
+    ExpectClose("ddt", found.ddt, expected.ddt, output);
+    ExpectClose("dz", found.dz, expected.dz, output);
+    ExpectClose("db", found.db, expected.db, over_channels);
+    ExpectClose("dc", found.dc, expected.dc, over_channels);
+    ExpectClose("da_log", found.da_log, expected.da_log, over_tokens);
+    ExpectClose("dd", found.dd, expected.dd, over_tokens);
+    ExpectClose("ddt_bias", found.ddt_bias, expected.ddt_bias, over_tokens);
+  }
+}
+
+void ExpectShapesAgree() {
+  for (const int64_t states : {1, 3, 4, 8, 16}) {
+    for (const int64_t channels : {1, 5, 32, 70}) {
+      for (const int64_t tokens : {1, 31, 32, 33, 100}) {
+        ExpectAgreement(Offsets(tokens), channels, states, DType::kF32);
+      }
+    }
+    ExpectAgreement(Offsets(100), 70, states, DType::kBf16);
+  }
+}
+
+TEST(SelectiveScanTest, ImplementationsAgreeWithTheReference) {
+  ForEachSimdTarget(ExpectShapesAgree);
+}
+
+// dt far above softplus's threshold, dt whose softplus is nearly zero, decays that underflow.
+TEST(SelectiveScanTest, ImplementationsAgreeAtExtremes) {
+  ForEachSimdTarget([] {
+    ExpectAgreement(Offsets(100), 20, 8, DType::kF32, {15, 60});
+    ExpectAgreement(Offsets(100), 20, 8, DType::kF32, {-80, -10});
+    ExpectAgreement(Offsets(100), 20, 8, DType::kF32, {-40, 40}, {4, 12});
+    ExpectAgreement(Offsets(100), 20, 8, DType::kBf16, {-100, 100}, {-10, 20});
+  });
+}
+
+// The rows of `from` [begin, end) in a tensor of their own.
+Tensor Rows(const Tensor& from, int64_t begin, int64_t end) {
+  return from.Slice(begin, end).Clone();
+}
+
+// One document given in pieces, the state passed on, equals one call.
+TEST(SelectiveScanTest, StatePassedBetweenCallsContinuesBitForBit) {
+  ForEachSimdTarget([] {
+    Execution execution;
+    Case whole(37, 6, {0, 70}, DType::kBf16);
+    ASSERT_OK(SelectiveScanForward(execution, whole.continuation()));
+    Tensor state = whole.initial_state.Clone();
+    for (const auto& [begin, end] : {std::pair{0, 40}, {40, 41}, {41, 42}, {42, 70}}) {
+      Case piece(37, 6, {0, end - begin}, DType::kBf16);
+      piece.xz = Rows(whole.xz, begin, end);
+      piece.dt = Rows(whole.dt, begin, end);
+      piece.b = Rows(whole.b, begin, end);
+      piece.c = Rows(whole.c, begin, end);
+      SelectiveScanForwardArgs args = piece.continuation();
+      args.initial_state = state.matrix();
+      args.final_state = state.matrix();  // the same memory
+      ASSERT_OK(SelectiveScanForward(execution, args));
+      ExpectSameBits("y", piece.y, Rows(whole.y, begin, end));
+    }
+    ExpectSameBits("state", state, whole.final_state);
+  });
+}
+
+TEST(SelectiveScanTest, EmptyDocumentKeepsItsState) {
+  Execution execution;
+  Case c(5, 4, {0, 3, 3}, DType::kF32);
+  ASSERT_OK(SelectiveScanForward(execution, c.continuation()));
+  ExpectSameBits("state", Rows(c.final_state, 1, 2), Rows(c.initial_state, 1, 2));
+}
+
+TEST(SelectiveScanTest, ThreadsDoNotChangeBits) {
+  Execution one({.num_threads = 1}), three({.num_threads = 3});
+  // More tokens than any block of time.
+  Case a(200, 16, {0, 100, 1100}, DType::kBf16), b(200, 16, {0, 100, 1100}, DType::kBf16);
+  for (auto& [execution, c] : {std::pair<Execution&, Case&>(one, a), {three, b}}) {
+    ASSERT_OK(SelectiveScanForward(execution, c.forward()));
+    ASSERT_OK(SelectiveScanBackward(execution, c.backward()));
+  }
+  ExpectSameBits("y", a.y, b.y);
+  ExpectSameBits("checkpoints", a.checkpoints, b.checkpoints);
+  ExpectSameBits("dx", a.dx, b.dx);
+  ExpectSameBits("ddt", a.ddt, b.ddt);
+  ExpectSameBits("dz", a.dz, b.dz);
+  ExpectSameBits("db", a.db, b.db);
+  ExpectSameBits("dc", a.dc, b.dc);
+  ExpectSameBits("da_log", a.da_log, b.da_log);
+  ExpectSameBits("dd", a.dd, b.dd);
+  ExpectSameBits("ddt_bias", a.ddt_bias, b.ddt_bias);
+}
+
+TEST(SelectiveScanTest, RejectsWrongShapes) {
+  Execution execution;
+  Case c(4, 2, {0, 3}, DType::kF32);
+  SelectiveScanForwardArgs forward = c.forward();
+  forward.in.a_log.columns = 3;
+  EXPECT_THAT(SelectiveScanForward(execution, forward),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("a_log: expected [4, 2], got [4, 3]")));
+  c.offsets.back() = 2;
+  forward = c.forward();
+  forward.in.x.rows = forward.in.dt.rows = forward.in.z.rows = forward.y.rows = 3;
+  EXPECT_THAT(SelectiveScanForward(execution, forward),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("document_offsets[1]: expected 3 tokens, got 2")));
+  c.offsets.back() = 3;
+  SelectiveScanBackwardArgs backward = c.backward();
+  backward.checkpoints.rows = 4;
+  EXPECT_THAT(SelectiveScanBackward(execution, backward),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("checkpoints: expected [2, 4], got [4, 4]")));
+}
+
+}  // namespace
+}  // namespace plait
