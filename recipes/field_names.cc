@@ -5,10 +5,13 @@
 #include <cmath>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "recipes/nearest_name.h"
 #include "recipes/schema/recipe.pb.h"
+#include "recipes/utf8_text.h"
 
 namespace plait {
 
@@ -29,6 +32,30 @@ std::string PathBelow(const Descriptor* from, const Descriptor* wanted, const st
     if (field->message_type() == wanted) return name;
     const std::string below = PathBelow(field->message_type(), wanted, name);
     if (!below.empty()) return below;
+  }
+  return "";
+}
+
+std::string EnumRule(const EnumDescriptor* descriptor, const std::string& value) {
+  const std::vector<std::string> names = absl::StrSplit(AcceptedValues(descriptor), ", ");
+  const auto nearest = NearestName(value, names);
+  return absl::StrCat("is not one of ", AcceptedValues(descriptor),
+                      nearest ? absl::StrCat("; nearest is ", *nearest) : "");
+}
+
+std::string UnknownEnumValueBelow(const Descriptor* from, const std::string& path,
+                                  const std::string& field_name, const std::string& value) {
+  for (int i = 0; i < from->field_count(); ++i) {
+    const FieldDescriptor* field = from->field(i);
+    const std::string name = FieldPath(path, field, -1);
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_ENUM && field->name() == field_name) {
+      return absl::StrCat(name, " = ", value, " ", EnumRule(field->enum_type(), value));
+    }
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
+      const std::string below =
+          UnknownEnumValueBelow(field->message_type(), name, field_name, value);
+      if (!below.empty()) return below;
+    }
   }
   return "";
 }
@@ -74,6 +101,10 @@ std::string AcceptedValues(const EnumDescriptor* descriptor) {
   return absl::StrJoin(names, ", ");
 }
 
+std::string UnknownEnumValue(const std::string& field_name, const std::string& value) {
+  return UnknownEnumValueBelow(recipe::v1::Recipe::descriptor(), "", field_name, value);
+}
+
 ScalarRule BrokenScalarRule(const Message& message, const FieldDescriptor* field, int index) {
   const Reflection& reflection = *message.GetReflection();
   if (field->cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {
@@ -88,6 +119,13 @@ ScalarRule BrokenScalarRule(const Message& message, const FieldDescriptor* field
     if (known == nullptr || value == 0) {
       return {known == nullptr ? absl::StrCat(value) : known->name(),
               absl::StrCat("is not one of ", AcceptedValues(field->enum_type()))};
+    }
+  }
+  if (field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+    const std::string value = index >= 0 ? reflection.GetRepeatedString(message, field, index)
+                                         : reflection.GetString(message, field);
+    if (FirstInvalidUtf8Byte(value) != std::string::npos) {
+      return {absl::StrCat("'", absl::CEscape(value), "'"), "is not valid UTF-8 text"};
     }
   }
   return {};

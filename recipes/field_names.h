@@ -24,6 +24,10 @@ std::string FieldList(const google::protobuf::Descriptor* descriptor);
 // "JAMBA, LLAMA": every value but the unspecified one.
 std::string AcceptedValues(const google::protobuf::EnumDescriptor* descriptor);
 
+// "model.family = LAMA is not one of JAMBA, LLAMA; nearest is LLAMA", for the schema's field of
+// that name that holds an enum; empty where there is none.
+std::string UnknownEnumValue(const std::string& field_name, const std::string& value);
+
 // What a scalar breaks by itself: a number that is not finite, an enum value without a name. The
 // rule is empty if nothing.
 struct ScalarRule {

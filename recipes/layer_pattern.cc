@@ -228,9 +228,11 @@ absl::StatusOr<std::vector<LayerKind>> LayersOf(const recipe::v1::Model& model) 
   }
   const recipe::v1::LayerSchedule& schedule = model.schedule();
   const bool has_experts = model.experts().experts() > 1 && schedule.has_expert_layer_period();
-  if (schedule.attention_layer_period() < 1 ||
-      (has_experts && schedule.expert_layer_period() < 1)) {
-    return absl::InvalidArgumentError("model.schedule: expected periods of at least 1");
+  const auto fits = [](int64_t period, int64_t offset) { return offset >= 0 && offset < period; };
+  if (!fits(schedule.attention_layer_period(), schedule.attention_layer_offset()) ||
+      (has_experts && !fits(schedule.expert_layer_period(), schedule.expert_layer_offset()))) {
+    return absl::InvalidArgumentError(
+        "model.schedule: expected periods of at least 1 and offsets below them");
   }
   std::vector<LayerKind> kinds(layers);
   for (int64_t i = 0; i < layers; ++i) {

@@ -5,20 +5,19 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <google/protobuf/text_format.h>
 
-#include <cmath>
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "recipes/field_names.h"
-#include "recipes/nearest_name.h"
 #include "recipes/recipe_defaults.h"
 #include "recipes/recipe_overrides.h"
 #include "recipes/recipe_validation.h"
+#include "recipes/utf8_text.h"
 
 namespace plait {
 namespace {
@@ -42,19 +41,29 @@ std::optional<std::string> Quoted(const std::string& text, size_t from = 0) {
   return text.substr(begin + 1, end - begin - 1);
 }
 
-// Protobuf's message in our words: names instead of type names, and the nearest right name added.
-std::string Explained(const std::string& message) {
+// What the parser found wrong, and the name or value it means, if it means one.
+struct Explanation {
+  std::string text;
+  std::string culprit;
+};
+
+// Protobuf's message in our words: paths instead of type names, and the nearest right name added.
+Explanation Explained(const std::string& message) {
   const size_t no_field = message.find("\" has no field named \"");
   if (absl::StartsWith(message, "Message type \"") && no_field != std::string::npos) {
     const Descriptor* descriptor =
         DescriptorPool::generated_pool()->FindMessageTypeByName(*Quoted(message));
     const std::optional<std::string> field = Quoted(message, no_field + 1);
-    if (descriptor != nullptr && field.has_value()) return UnknownField(descriptor, *field);
+    if (descriptor != nullptr && field.has_value()) {
+      return {UnknownField(descriptor, *field), *field};
+    }
   }
   const size_t for_field = message.find("\" for field \"");
   if (absl::StartsWith(message, "Unknown enumeration value of \"") &&
       for_field != std::string::npos) {
-    return absl::StrCat(*Quoted(message, for_field + 1), " has no value '", *Quoted(message), "'");
+    const std::string value = *Quoted(message);
+    const std::string explained = UnknownEnumValue(*Quoted(message, for_field + 1), value);
+    if (!explained.empty()) return {explained, value};
   }
   std::string plain = message;
   if (!plain.empty() && plain[0] >= 'A' && plain[0] <= 'Z') plain[0] += 'a' - 'A';
@@ -62,7 +71,29 @@ std::string Explained(const std::string& message) {
   for (char& character : plain) {
     if (character == '\n' || character == '\r') character = ' ';
   }
-  return plain;
+  return {plain, ""};
+}
+
+// The parser reports the token after a wrong name: moves back to the name. Line and column count
+// from 0.
+void MoveBackTo(const std::string& culprit, const std::string& text, int* line, int* column) {
+  if (culprit.empty()) return;
+  size_t line_begin = 0;
+  for (int i = 0; i < *line && line_begin != std::string::npos; ++i) {
+    line_begin = text.find('\n', line_begin);
+    if (line_begin != std::string::npos) ++line_begin;
+  }
+  if (line_begin == std::string::npos) return;
+  size_t position = line_begin;
+  for (int at = 0; at < *column && position < text.size() && text[position] != '\n'; ++position) {
+    at = text[position] == '\t' ? (at / 8 + 1) * 8 : at + 1;  // the parser's tab stops
+  }
+  if (position == 0) return;
+  const size_t found = text.rfind(culprit, position - 1);
+  if (found == std::string::npos) return;
+  *line = static_cast<int>(std::count(text.begin(), text.begin() + found, '\n'));
+  const size_t newline = found == 0 ? std::string::npos : text.rfind('\n', found - 1);
+  *column = static_cast<int>(newline == std::string::npos ? found : found - newline - 1);
 }
 
 class FirstError : public google::protobuf::io::ErrorCollector {
@@ -119,34 +150,6 @@ absl::Status CheckValues(const Message& message, const TextFormat::ParseInfoTree
   return absl::OkStatus();
 }
 
-// Index of the first byte that is not part of valid UTF-8, or of a NUL; npos where there is none.
-size_t FirstInvalidByte(const std::string& text) {
-  const auto byte = [&text](size_t i) {
-    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
-  };
-  for (size_t i = 0; i < text.size();) {
-    const unsigned first = byte(i);
-    const size_t length = first < 0x80   ? 1
-                          : first < 0xc2 ? 0
-                          : first < 0xe0 ? 2
-                          : first < 0xf0 ? 3
-                          : first < 0xf5 ? 4
-                                         : 0;
-    if (length == 0 || first == 0) return i;
-    for (size_t k = 1; k < length; ++k) {
-      if ((byte(i + k) & 0xc0) != 0x80) return i;
-    }
-    const unsigned second = byte(i + 1);
-    // Overlong forms, surrogates and code points above U+10FFFF.
-    if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
-        (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f)) {
-      return i;
-    }
-    i += length;
-  }
-  return std::string::npos;
-}
-
 absl::Status TooLarge(const std::string& name, int64_t bytes) {
   return absl::InvalidArgumentError(
       absl::StrCat(name, ": expected a recipe of at most ", kMaxFileBytes, " bytes, got ", bytes));
@@ -159,7 +162,7 @@ absl::StatusOr<recipe::v1::Recipe> ParseRecipe(const std::string& text,
   if (static_cast<int64_t>(text.size()) > kMaxFileBytes) return TooLarge(file_name, text.size());
   if (text.empty())
     return absl::InvalidArgumentError(absl::StrCat(file_name, ": the file is empty"));
-  if (const size_t byte = FirstInvalidByte(text); byte != std::string::npos) {
+  if (const size_t byte = FirstInvalidUtf8Byte(text); byte != std::string::npos) {
     return absl::InvalidArgumentError(
         absl::StrCat(file_name, ": byte ", byte, " is not valid UTF-8 text"));
   }
@@ -172,8 +175,10 @@ absl::StatusOr<recipe::v1::Recipe> ParseRecipe(const std::string& text,
   recipe::v1::Recipe recipe;
   google::protobuf::io::ArrayInputStream stream(text.data(), static_cast<int>(text.size()));
   if (!parser.Parse(&stream, &recipe)) {
+    const Explanation explained = Explained(error.message_);
+    MoveBackTo(explained.culprit, text, &error.line_, &error.column_);
     return absl::InvalidArgumentError(
-        absl::StrCat(At(file_name, error.line_, error.column_), Explained(error.message_)));
+        absl::StrCat(At(file_name, error.line_, error.column_), explained.text));
   }
   PLAIT_RETURN_IF_ERROR(CheckValues(recipe, &locations, "", file_name));
   return recipe;

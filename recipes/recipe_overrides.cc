@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "recipes/field_names.h"
 #include "recipes/nearest_name.h"
+#include "recipes/utf8_text.h"
 
 namespace plait {
 namespace {
@@ -76,6 +77,7 @@ std::string SetScalar(const FieldDescriptor* field, const std::string& value, Me
       return store(&Reflection::SetEnum, &Reflection::AddEnum, parsed);
     }
     case FieldDescriptor::CPPTYPE_STRING:
+      if (FirstInvalidUtf8Byte(value) != std::string::npos) return "expected valid UTF-8 text";
       field->is_repeated() ? reflection.AddString(message, field, value)
                            : reflection.SetString(message, field, value);
       return "";

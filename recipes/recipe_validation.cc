@@ -46,7 +46,8 @@ void CheckScalars(const Message& message, const std::string& path, ProblemList& 
   }
 }
 
-void CheckMesh(const recipe::v1::Parallel& parallel, int64_t world_size, ProblemList& problems) {
+// Returns the data-parallel size (replicate x shard), 0 where it is not known.
+int64_t CheckMesh(const recipe::v1::Parallel& parallel, int64_t world_size, ProblemList& problems) {
   bool valid = true;
   const auto check = [&](const char* axis, int64_t size) {
     valid &= problems.Between(absl::StrCat("parallel.", axis), size, 1, kMaxAxis);
@@ -57,7 +58,7 @@ void CheckMesh(const recipe::v1::Parallel& parallel, int64_t world_size, Problem
   check("tensor", parallel.tensor());
   check("pipeline", parallel.pipeline());
   check("expert", parallel.expert());
-  if (!valid || world_size == kAnyWorldSize) return;
+  if (!valid || world_size == kAnyWorldSize) return 0;
 
   // The product grows by one axis at a time and stops above the world: it cannot overflow.
   int64_t product = 1;
@@ -74,12 +75,13 @@ void CheckMesh(const recipe::v1::Parallel& parallel, int64_t world_size, Problem
                               parallel.replicate(), " x shard ", shard, " x context ",
                               parallel.context(), " x tensor ", parallel.tensor()),
                  absl::StrCat("does not make a world of ", world_size, " ranks"));
-    return;
+    return 0;
   }
   const int64_t shard = parallel.has_shard() ? parallel.shard() : world_size / product;
   problems.Divides("parallel.expert", parallel.expert(),
                    "parallel.replicate x parallel.shard x parallel.context",
                    parallel.replicate() * shard * parallel.context());
+  return parallel.replicate() * shard;
 }
 
 void CheckOptim(const recipe::v1::Optim& optim, ProblemList& problems) {
@@ -130,7 +132,7 @@ void CheckSchedule(const Stage& stage, const std::string& path, ProblemList& pro
   }
 }
 
-// data_parallel: replicate x shard, 0 where it is not known.
+// data_parallel: 0 where it is not known.
 void CheckStage(const Stage& stage, const std::string& path, int64_t data_parallel, int64_t context,
                 ProblemList& problems) {
   if (problems.Require(stage.has_steps(), path + "steps")) {
@@ -170,21 +172,8 @@ void CheckStage(const Stage& stage, const std::string& path, int64_t data_parall
   }
 }
 
-// replicate x shard, or 0 where the world is not known or does not fit.
-int64_t DataParallelSize(const recipe::v1::Parallel& parallel, int64_t world_size) {
-  const double others = static_cast<double>(parallel.pipeline()) *
-                        static_cast<double>(parallel.context()) *
-                        static_cast<double>(parallel.tensor());
-  if (world_size == kAnyWorldSize || others < 1 || others > static_cast<double>(world_size)) {
-    return 0;
-  }
-  const int64_t product = static_cast<int64_t>(others);
-  return world_size % product == 0 ? world_size / product : 0;
-}
-
-void CheckStages(const Recipe& recipe, int64_t world_size, ProblemList& problems) {
+void CheckStages(const Recipe& recipe, int64_t data_parallel, ProblemList& problems) {
   if (recipe.stages().empty()) problems.AddMissing("stages", "(at least one)");
-  const int64_t data_parallel = DataParallelSize(recipe.parallel(), world_size);
   std::map<std::string, int> names;
   int64_t steps = 0;
   for (int i = 0; i < recipe.stages_size(); ++i) {
@@ -234,12 +223,12 @@ std::vector<RecipeProblem> RecipeProblems(const Recipe& recipe, int64_t world_si
   }
   CheckScalars(resolved, "", problems);
   CheckModel(resolved, problems);
-  CheckMesh(resolved.parallel(), world_size, problems);
+  const int64_t data_parallel = CheckMesh(resolved.parallel(), world_size, problems);
   problems.Require(!resolved.data().path().empty(), "data.path",
                    "(the folder that plait prepare wrote)");
   problems.Between("data.prefetch_batches", resolved.data().prefetch_batches(), 1, 1024);
   CheckOptim(resolved.optim(), problems);
-  CheckStages(resolved, world_size, problems);
+  CheckStages(resolved, data_parallel, problems);
   CheckTrainer(resolved.trainer(), problems);
   if (resolved.debug().has_stop_after_steps()) {
     problems.AtLeast<int64_t>("debug.stop_after_steps", resolved.debug().stop_after_steps(), 1);
