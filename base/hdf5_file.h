@@ -124,8 +124,8 @@ class Hdf5File {
     if (!status.ok()) return status;
     return values;
   }
-  // Where a contiguous dataset's first byte lies in the file. Empty datasets have no place: 0. Call
-  // it on a file opened for reading. FailedPrecondition for chunked ones.
+  // Where a contiguous dataset's first byte lies in the file, on no particular alignment. Empty
+  // datasets have no place: 0. FailedPrecondition for chunked ones.
   absl::StatusOr<int64_t> ContiguousOffset(const std::string& name) const;
 
   absl::StatusOr<int64_t> IntegerAttribute(const std::string& object,

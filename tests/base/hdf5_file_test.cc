@@ -85,6 +85,7 @@ TEST(Hdf5FileTest, ContiguousOffsetLeadsToTheBytes) {
   const std::string path = folder.File("a.h5");
   const std::vector<float> values = Ramp(1000);
   ASSERT_OK_AND_ASSIGN(Hdf5File writer, Hdf5File::Create(path));
+  ASSERT_OK(writer.Write<uint8_t>("small", std::vector<uint8_t>(3), Hdf5Layout::kContiguous));
   ASSERT_OK(writer.Write<float>("x", values, Hdf5Layout::kContiguous));
   ASSERT_OK(writer.Write<float>("chunked", values, Hdf5Layout::kChunkedWithChecksum));
   ASSERT_OK(writer.Close());

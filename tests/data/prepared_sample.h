@@ -1,0 +1,54 @@
+// A small corpus on disk, half text files in nested folders and half JSONL, and its preparation.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "base/durable_file.h"
+#include "data/prepare.h"
+#include "tests/data/sample_text.h"
+#include "tests/support/temporary_folder.h"
+
+namespace plait {
+
+class SampleCorpus {
+ public:
+  // At least 2 documents.
+  explicit SampleCorpus(int documents) {
+    std::filesystem::create_directories(File("corpus/a/b"));
+    std::string lines;
+    // "a/..." sorts before "lines.jsonl".
+    for (int d = 0; d < documents; ++d) {
+      texts_.push_back(SampleText(static_cast<uint64_t>(d) + 1000, 20 + 37 * d % 150));
+      if (d < documents / 2) {
+        const std::string number = std::to_string(1000 + d);
+        PLAIT_CHECK(WriteFileDurably(File("corpus/a/b/" + number + ".txt"), texts_.back()).ok());
+      } else {
+        lines += nlohmann::json{{"id", d}, {"text", texts_.back()}}.dump() + "\n\n";
+      }
+    }
+    PLAIT_CHECK(WriteFileDurably(File("corpus/lines.jsonl"), lines).ok());
+    PLAIT_CHECK(WriteFileDurably(File("corpus/.hidden"), "\xff").ok());
+  }
+
+  std::string File(const std::string& name) const { return folder_.File(name); }
+  const std::vector<std::string>& texts() const { return texts_; }
+
+  PrepareOptions Options(const std::string& output) const {
+    PrepareOptions options;
+    options.inputs = {File("corpus")};
+    options.output = File(output);
+    options.vocabulary_size = 320;
+    options.heldout_fraction = 0.1;
+    return options;
+  }
+
+ private:
+  TemporaryFolder folder_;
+  std::vector<std::string> texts_;
+};
+
+}  // namespace plait
