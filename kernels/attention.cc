@@ -1,5 +1,6 @@
 #include "kernels/attention.h"
 
+#include "kernels/cpu/attention.h"
 #include "kernels/reference/attention.h"
 #include "kernels/shape_check.h"
 
@@ -7,6 +8,7 @@ namespace plait {
 namespace {
 
 constexpr Implementation<AttentionForwardArgs> kForward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsAttentionForward, cpu::AttentionForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<AttentionForwardArgs>, reference::AttentionForward},
 };
 constexpr Implementation<AttentionBackwardArgs> kBackward[] = {

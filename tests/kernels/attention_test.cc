@@ -115,6 +115,64 @@ TEST(AttentionTest, ReferenceCachedQueriesEqualTheLastOnesOfTheWholeDocument) {
   ExpectSameBits("out", cached.out, whole.out.Slice(5, 7).Clone());
 }
 
+// Largest sum over one row of |x|, squared for a bound on products of two such rows.
+double LargestRowNorm(const Tensor& x, int64_t head_dim) {
+  const Tensor values = x.Converted(DType::kF64);
+  double largest = 0;
+  for (int64_t i = 0; i < values.num_elements(); i += head_dim) {
+    double sum = 0;
+    for (int64_t d = i; d < i + head_dim; ++d) sum += std::pow(values.data<double>()[d], 2);
+    largest = std::max(largest, std::sqrt(sum));
+  }
+  return largest;
+}
+
+// Bound on the error of one score in f32: head_dim products summed, and the scaling.
+double ScoreError(Case& c) {
+  const double terms = static_cast<double>(c.sizes.head_dim + 2);
+  return terms * RoundingError(DType::kF32) * LargestRowNorm(c.q, c.sizes.head_dim) *
+         LargestRowNorm(c.k, c.sizes.head_dim) * c.layout().scale;
+}
+
+void ExpectForwardAgrees(const std::vector<int32_t>& queries, const std::vector<int32_t>& keys,
+                         const Heads& sizes, DType dtype) {
+  SCOPED_TRACE(testing::Message() << "head_dim " << sizes.head_dim << " " << Name(dtype)
+                                  << " last document " << queries.back() << " of " << keys.back());
+  Execution execution({.num_threads = 2});
+  Case expected(queries, keys, sizes, dtype);
+  ASSERT_OK(reference::AttentionForward(execution, expected.forward()));
+  // An error e of every score changes each weight by at most a factor exp(2 e), and so the mean of
+  // values by 2 e of the largest; sums over the keys and the exponential add a rounding a term.
+  const double terms = static_cast<double>(*std::ranges::max_element(keys) + 16);
+  const double error = 2 * ScoreError(expected) + 2 * terms * RoundingError(DType::kF32);
+  for (const auto& implementation : AttentionForwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case found(queries, keys, sizes, dtype);
+    if (!implementation.accepts(found.forward()).empty()) continue;
+    ASSERT_OK(implementation.run(execution, found.forward()));
+    ExpectClose("out", found.out, expected.out, error + 2 * RoundingError(dtype));
+    ExpectClose("log_sum_exp", found.log_sum_exp, expected.log_sum_exp,
+                4 * RoundingError(DType::kF32), error);
+  }
+}
+
+void ExpectForwardsAgree() {
+  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+    for (const int64_t head_dim : {8, 20, 64, 80}) {
+      const Heads sizes = {.heads = 2, .kv_heads = 1, .head_dim = head_dim};
+      ExpectForwardAgrees({1, 5, 33, 130}, {1, 5, 33, 130}, sizes, dtype);
+      ExpectForwardAgrees({1, 5, 2, 33, 49}, {9, 50, 195, 33, 60}, sizes, dtype);
+    }
+    // Several key blocks, and one query beside a long cache.
+    const Heads sizes = {.heads = 3, .kv_heads = 3, .head_dim = 16};
+    ExpectForwardAgrees({420, 1}, {420, 400}, sizes, dtype);
+  }
+}
+
+TEST(AttentionTest, ForwardImplementationsAgreeWithTheReference) {
+  ForEachSimdTarget(ExpectForwardsAgree);
+}
+
 TEST(AttentionTest, RejectsHeadsThatKvHeadsDoNotDivide) {
   Execution execution;
   Case c({3}, {.heads = 3, .kv_heads = 2, .head_dim = 4}, DType::kF32);
