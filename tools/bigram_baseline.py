@@ -32,17 +32,28 @@ import tempfile
 import time
 
 TOKENS = "tokens"  # dataset of a shard: every document as BOS text EOS, one after the other
-TYPE_CODES = {"H5T_STD_U8LE": "B", "H5T_STD_U16LE": "H", "H5T_STD_U32LE": "I", "H5T_STD_I32LE": "i",
-              "H5T_STD_I64LE": "q"}
+TYPE_CODES = {
+    "H5T_STD_U8LE": "B",
+    "H5T_STD_U16LE": "H",
+    "H5T_STD_U32LE": "I",
+    "H5T_STD_I32LE": "i",
+    "H5T_STD_I64LE": "q",
+}
 
 
 def h5dump(*arguments):
     try:
-        result = subprocess.run(["h5dump", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        result = subprocess.run(
+            ["h5dump", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
     except FileNotFoundError:
-        sys.exit("bigram_baseline: h5dump not found; install hdf5-tools (tools/install_dependencies.sh)")
+        sys.exit(
+            "bigram_baseline: h5dump not found; install hdf5-tools (tools/install_dependencies.sh)"
+        )
     if result.returncode != 0:
-        sys.exit(f"bigram_baseline: h5dump {' '.join(arguments)}: {result.stdout.strip().splitlines()[-1]}")
+        sys.exit(
+            f"bigram_baseline: h5dump {' '.join(arguments)}: {result.stdout.strip().splitlines()[-1]}"
+        )
     return result.stdout
 
 
@@ -51,7 +62,9 @@ def read_dataset(path, name):
     header = h5dump("-H", "-d", name, str(path))
     match = re.search(r"DATATYPE\s+(\w+)", header)
     if not match or match[1] not in TYPE_CODES:
-        sys.exit(f"bigram_baseline: {path}: {name}: expected little-endian integers, got {match and match[1]}")
+        sys.exit(
+            f"bigram_baseline: {path}: {name}: expected little-endian integers, got {match and match[1]}"
+        )
     values = array.array(TYPE_CODES[match[1]])
     with tempfile.NamedTemporaryFile() as file:
         h5dump("-d", name, "-b", "LE", "-o", file.name, str(path))
@@ -90,7 +103,9 @@ class Bigram:
         lower = discount(continuations.values())
         total = len(self.pairs)
         uniform = lower * len(continuations) / total / vocabulary
-        self.unigram = [max(continuations[word] - lower, 0) / total + uniform for word in range(vocabulary)]
+        self.unigram = [
+            max(continuations[word] - lower, 0) / total + uniform for word in range(vocabulary)
+        ]
 
     def probability(self, before, word):
         count = self.count[before]
@@ -101,7 +116,11 @@ class Bigram:
 
     def bits(self, tokens, bos):
         """Bits of every token but BOS, each given the one before it."""
-        probabilities = (self.probability(before, word) for before, word in zip(tokens, tokens[1:]) if word != bos)
+        probabilities = (
+            self.probability(before, word)
+            for before, word in zip(tokens, tokens[1:])
+            if word != bos
+        )
         return -sum(map(math.log2, probabilities))
 
 
@@ -117,17 +136,32 @@ def measure(data, num_bytes, vocabulary=None, bos=1):
     train, heldout = read_tokens(data, "train"), read_tokens(data, "heldout")
     model = Bigram(train, vocabulary or max(max(train), max(heldout)) + 1, bos)
     bits = model.bits(heldout, bos)
-    return {"bits_per_byte": bits / num_bytes, "tokens_trained_on": len(train), "tokens_measured": len(heldout),
-            "bytes_measured": num_bytes, "distinct_pairs": len(model.pairs), "discount": model.discount,
-            "seconds": round(time.monotonic() - started, 1)}
+    return {
+        "bits_per_byte": bits / num_bytes,
+        "tokens_trained_on": len(train),
+        "tokens_measured": len(heldout),
+        "bytes_measured": num_bytes,
+        "distinct_pairs": len(model.pairs),
+        "discount": model.discount,
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=pathlib.Path)
-    parser.add_argument("--bos", type=int, default=1, help="id of the token that starts a document (default 1)")
+    parser.add_argument(
+        "--bos", type=int, default=1, help="id of the token that starts a document (default 1)"
+    )
     parser.add_argument("--vocabulary", type=int, default=None, help="default: highest id + 1")
-    parser.add_argument("--heldout", type=pathlib.Path, required=True, help="the held-out text, for its number of bytes")
+    parser.add_argument(
+        "--heldout",
+        type=pathlib.Path,
+        required=True,
+        help="the held-out text, for its number of bytes",
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     texts = read_texts(arguments.heldout)
@@ -135,8 +169,10 @@ def main():
     if arguments.json:
         print(json.dumps(result))
     else:
-        print(f"Kneser-Ney bigram: {result['bits_per_byte']:.3f} bits per byte on {result['bytes_measured']:,} bytes, counted over "
-              f"{result['tokens_trained_on']:,} tokens in {result['seconds']} s")
+        print(
+            f"Kneser-Ney bigram: {result['bits_per_byte']:.3f} bits per byte on {result['bytes_measured']:,} bytes, counted over "
+            f"{result['tokens_trained_on']:,} tokens in {result['seconds']} s"
+        )
 
 
 if __name__ == "__main__":

@@ -49,7 +49,10 @@ OWNERS = {
     "NCCL": (r"nccl\w*\.h$", ("parallel/nccl_communicator.cc",)),
     "HDF5": (r"(hdf5|H5\w*)\.h$", ("base/hdf5_file.cc",)),
     "oneDNN": (r"(oneapi/dnnl/|dnnl)", ("kernels/cpu/onednn_*.cc",)),
-    "cuBLAS, cuDNN, CUTLASS, CUB": (r"(cublas|cudnn|cutlass/|cute/|cub/|thrust/)", ("kernels/cuda/*",)),
+    "cuBLAS, cuDNN, CUTLASS, CUB": (
+        r"(cublas|cudnn|cutlass/|cute/|cub/|thrust/)",
+        ("kernels/cuda/*",),
+    ),
     "CUDA": (r"(cuda|driver_types|cooperative_groups|nvtx)", ("base/*", "kernels/cuda/*")),
     "Highway": (r"hwy/", ("kernels/*", "tests/support/simd_targets.h")),
     "OpenMP": (r"omp\.h$", ("kernels/*", "base/*.cc")),
@@ -60,7 +63,10 @@ OWNERS = {
     "CLI11": (r"CLI/", ("tools/*",)),
     "simdjson": (r"simdjson", ("*.cc",)),
     "nlohmann-json": (r"nlohmann/", ("*.cc",)),
-    "Protobuf library": (r"google/protobuf/", ("recipes/*", "checkpoint/*.cc", "tools/*.cc", "tests/*")),
+    "Protobuf library": (
+        r"google/protobuf/",
+        ("recipes/*", "checkpoint/*.cc", "tools/*.cc", "tests/*"),
+    ),
     "Protobuf messages": (r".*\.pb\.h$", ("*.cc", "recipes/*.h", "tests/*")),
     "GoogleTest": (r"(gtest|gmock)/", ("tests/*",)),
     "Google Benchmark": (r"benchmark/", ("tests/*", "tools/*")),
@@ -109,19 +115,26 @@ def check_includes(sources):
         for include in includes_of(text):
             where = f"{path}:{include.line}: includes {include.name}"
             for library, (pattern, owners) in OWNERS.items():
-                if re.match(pattern, include.name) and \
-                        not any(fnmatch.fnmatch(path, owner) for owner in owners):
+                if re.match(pattern, include.name) and not any(
+                    fnmatch.fnmatch(path, owner) for owner in owners
+                ):
                     yield f"{where}: {library} belongs to {', '.join(owners)}"
             target = include.name.split("/")[0]
             if target in LEVEL and "/" in include.name:
                 allowed = allowed_folders(path)
                 if target not in allowed:
                     yield f"{where}: allowed are {', '.join(sorted(allowed))}"
-                elif path.startswith("tests/") and target == "tests" and \
-                        include.name.split("/")[1] not in ("support", path.split("/")[1]):
+                elif (
+                    path.startswith("tests/")
+                    and target == "tests"
+                    and include.name.split("/")[1] not in ("support", path.split("/")[1])
+                ):
                     yield f"{where}: a test includes only its own folder's tests and tests/support"
-            elif include.quoted and "/" not in include.name and \
-                    not any(re.match(pattern, include.name) for pattern, _ in OWNERS.values()):
+            elif (
+                include.quoted
+                and "/" not in include.name
+                and not any(re.match(pattern, include.name) for pattern, _ in OWNERS.values())
+            ):
                 yield f"{where}: write the path from the project's root"
 
 
@@ -142,10 +155,17 @@ def check_finite_differences(sources):
                 tested.add(f"{parts[0]}/{pathlib.PurePosixPath(parts[-1]).stem}")
     for path, text in sources.items():
         folder, _, name = path.partition("/")
-        if folder in ("kernels", "model") and "/" not in name and name.endswith(".h") and \
-                declares_backward(text) and path[:-len(".h")] not in tested:
-            yield (f"{path}: declares a Backward, but no test that includes it checks finite differences "
-                   f"(expected in tests/{folder}/)")
+        if (
+            folder in ("kernels", "model")
+            and "/" not in name
+            and name.endswith(".h")
+            and declares_backward(text)
+            and path[: -len(".h")] not in tested
+        ):
+            yield (
+                f"{path}: declares a Backward, but no test that includes it checks finite differences "
+                f"(expected in tests/{folder}/)"
+            )
 
 
 def check(root):
@@ -158,20 +178,29 @@ PLANTED = {
     "base/tensor.h": ("#pragma once\n", None),
     "base/shape.h": ('#include "kernels/matmul.h"\n', "base/shape.h:1: includes kernels/matmul.h"),
     "kernels/matmul.h": ('#include "base/tensor.h"\n#include <span>\n', None),
-    "optim/adamw.cc": ('\n#include "model/linear.h"\n', "optim/adamw.cc:2: includes model/linear.h"),
+    "optim/adamw.cc": (
+        '\n#include "model/linear.h"\n',
+        "optim/adamw.cc:2: includes model/linear.h",
+    ),
     "checkpoint/reader.cc": ('#include "recipes/loader.h"\n', "checkpoint/reader.cc:1"),
     "data/source.cc": ("#include <hdf5.h>\n", "HDF5 belongs to base/hdf5_file.cc"),
     "model/linear.h": ('#include "recipes/schema/model.pb.h"\n', "Protobuf messages belongs to"),
     "model/block.h": ("struct Block { virtual int Backward(int dy) = 0; };\n", None),
-    "model/rms_norm.h": ("// Backward(x): the formula\nint Backward(int dy,\n             int saved);\n",
-                         "model/rms_norm.h: declares a Backward"),
+    "model/rms_norm.h": (
+        "// Backward(x): the formula\nint Backward(int dy,\n             int saved);\n",
+        "model/rms_norm.h: declares a Backward",
+    ),
     "kernels/attention.h": ("int AttentionBackward(int args);\n", None),
     "tests/kernels/attention_test.cc": (
         '#include "kernels/reference/attention.h"\n#include "tests/support/x.h"\n'
-        "TEST(AttentionTest, BackwardMatchesFiniteDifferences) {}\n", None),
+        "TEST(AttentionTest, BackwardMatchesFiniteDifferences) {}\n",
+        None,
+    ),
     "tests/kernels/other_test.cc": ('#include "model/linear.h"\n', "tests/kernels/other_test.cc:1"),
-    "tests/trainer/loop_test.cc": ('#include "model/linear.h"\n#include "tests/model/helper.h"\n',
-                                   "tests/trainer/loop_test.cc:2"),
+    "tests/trainer/loop_test.cc": (
+        '#include "model/linear.h"\n#include "tests/model/helper.h"\n',
+        "tests/trainer/loop_test.cc:2",
+    ),
     "trainer/step.cc": ('#include "local.h"\n', "write the path from the project's root"),
 }
 
@@ -193,14 +222,20 @@ def self_test():
         print(f"self-test: planted, not reported exactly once: {line}")
     for line in extra:
         print(f"self-test: reported, not planted: {line}")
-    print(f"layering self-test: {len(expected) - len(unseen)} of {len(expected)} planted problems found, "
-          f"{len(extra)} false")
+    print(
+        f"layering self-test: {len(expected) - len(unseen)} of {len(expected)} planted problems found, "
+        f"{len(extra)} false"
+    )
     return 1 if unseen or extra else 0
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parent.parent)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--root", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parent.parent
+    )
     parser.add_argument("--self-test", action="store_true")
     arguments = parser.parse_args()
     if arguments.self_test:

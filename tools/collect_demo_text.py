@@ -56,7 +56,9 @@ class ArticleParser(html.parser.HTMLParser):
         self._buffer = []  # pieces of the current line
         self._cells = None  # finished cells of the current table row
         self._code_depth = 0
-        self._switches = []  # open inline switches: [[is_default, pieces], ...] and the buffer around them
+        self._switches = (
+            []
+        )  # open inline switches: [[is_default, pieces], ...] and the buffer around them
 
     def handle_starttag(self, tag, attributes):
         if tag in VOID_TAGS:
@@ -86,7 +88,8 @@ class ArticleParser(html.parser.HTMLParser):
             role = "variant"
             self._buffer = []
             self._switches[-1][0].append(
-                ((attributes.get("id") or "").startswith("default"), self._buffer))
+                ((attributes.get("id") or "").startswith("default"), self._buffer)
+            )
         elif tag in LINE_TAGS:
             self._end_line()
         self._open.append((tag, role))
@@ -121,8 +124,9 @@ class ArticleParser(html.parser.HTMLParser):
             self._buffer = []  # text between the variants is blank
         elif role == "switch":
             variants, self._buffer = self._switches.pop()
-            chosen = [pieces for is_default, pieces in variants if is_default] or \
-                     [pieces for _, pieces in variants]
+            chosen = [pieces for is_default, pieces in variants if is_default] or [
+                pieces for _, pieces in variants
+            ]
             if chosen:
                 self._buffer.extend(chosen[0])
         elif role == "cell":
@@ -180,8 +184,14 @@ def parse_page(path):
 
 
 def run(command, cwd):
-    return subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          errors="replace")
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
 
 
 def as_root():
@@ -195,7 +205,10 @@ def download(packages, cache):
     """Fetches the packages into `cache`, once; updates the package lists when they are not there yet."""
     command = ["apt-get", "download", "-q"]
     if os.geteuid() == 0:
-        command += ["-o", "APT::Sandbox::User=root"]  # the download user cannot write into our folder
+        command += [
+            "-o",
+            "APT::Sandbox::User=root",
+        ]  # the download user cannot write into our folder
     missing = [package for package in packages if not list(cache.glob(package + "_*.deb"))]
     if not missing:
         return
@@ -205,8 +218,10 @@ def download(packages, cache):
         run(as_root() + ["apt-get", "update", "-qq"], cache)
         result = run(command + missing, cache)
     if result.returncode != 0:
-        sys.exit(f"collect_demo_text: apt-get download failed; is this Debian 12, with a network and "
-                 f"package lists (apt-get update)?\n{result.stdout}")
+        sys.exit(
+            f"collect_demo_text: apt-get download failed; is this Debian 12, with a network and "
+            f"package lists (apt-get update)?\n{result.stdout}"
+        )
 
 
 def unpack(package, cache):
@@ -219,7 +234,9 @@ def unpack(package, cache):
         partial.mkdir(parents=True)
         result = run(["dpkg", "-x", archive.name, partial.name], cache)
         if result.returncode != 0:
-            sys.exit(f"collect_demo_text: {archive}: dpkg -x failed; remove the file and run again\n{result.stdout}")
+            sys.exit(
+                f"collect_demo_text: {archive}: dpkg -x failed; remove the file and run again\n{result.stdout}"
+            )
         partial.rename(folder)
     return folder
 
@@ -228,9 +245,13 @@ def find_pages(folder):
     """Page name, the same in every language, to its file."""
     roots = list((folder / "usr/share/libreoffice/help").glob("*/text"))
     if len(roots) != 1:
-        sys.exit(f"collect_demo_text: {folder}: expected one usr/share/libreoffice/help/*/text, found {len(roots)}")
-    return {path.relative_to(roots[0]).with_suffix("").as_posix(): path
-            for path in sorted(roots[0].rglob("*.html"))}
+        sys.exit(
+            f"collect_demo_text: {folder}: expected one usr/share/libreoffice/help/*/text, found {len(roots)}"
+        )
+    return {
+        path.relative_to(roots[0]).with_suffix("").as_posix(): path
+        for path in sorted(roots[0].rglob("*.html"))
+    }
 
 
 def english_share(lines, english):
@@ -273,18 +294,28 @@ def select(pages):
                     untranslated[language] += 1
                     continue
                 # What is left in English inside a translated page is there in the English one.
-                lines = [(text, is_code) for text, is_code in lines
-                         if is_code or text not in english or len(text.split()) < 4]
+                lines = [
+                    (text, is_code)
+                    for text, is_code in lines
+                    if is_code or text not in english or len(text.split()) < 4
+                ]
             if is_held_out(name):
                 chosen["heldout"].append((language, name, lines))
             else:
                 training_lines.update(text for text, _ in lines)
                 chosen["train"].append((language, name, "\n".join(text for text, _ in lines)))
     chosen["heldout"] = [
-        (language, name,
-         "\n".join(text for text, _ in lines
-                   if len(text.encode()) < MIN_SHARED_LINE_BYTES or text not in training_lines))
-        for language, name, lines in chosen["heldout"]]
+        (
+            language,
+            name,
+            "\n".join(
+                text
+                for text, _ in lines
+                if len(text.encode()) < MIN_SHARED_LINE_BYTES or text not in training_lines
+            ),
+        )
+        for language, name, lines in chosen["heldout"]
+    ]
     for part, rows in chosen.items():
         chosen[part] = [row for row in rows if len(row[2].encode()) >= MIN_PAGE_BYTES]
     return chosen, untranslated
@@ -294,8 +325,13 @@ def write(path, rows):
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w", encoding="utf-8", newline="\n") as file:
         for language, name, text in rows:
-            file.write(json.dumps({"text": text, "name": f"{language}/{name}", "language": language},
-                                  ensure_ascii=False) + "\n")
+            file.write(
+                json.dumps(
+                    {"text": text, "name": f"{language}/{name}", "language": language},
+                    ensure_ascii=False,
+                )
+                + "\n"
+            )
     partial.rename(path)
 
 
@@ -304,16 +340,22 @@ def print_table(chosen, untranslated):
         texts = [text for row_language, _, text in chosen[part] if language in (None, row_language)]
         return len(texts), sum(len(text.encode()) for text in texts)
 
-    print(f"{'language':10}{'pages':>8}{'bytes':>13}{'held-out pages':>17}{'held-out bytes':>17}{'left in English':>18}")
+    print(
+        f"{'language':10}{'pages':>8}{'bytes':>13}{'held-out pages':>17}{'held-out bytes':>17}{'left in English':>18}"
+    )
     for language in LANGUAGES + (None,):
         dropped = sum(untranslated.values()) if language is None else untranslated[language]
         pages, size = measure("train", language)
         held_pages, held_size = measure("heldout", language)
-        print(f"{language or 'all':10}{pages:8,}{size:13,}{held_pages:17,}{held_size:17,}{dropped:18,}")
+        print(
+            f"{language or 'all':10}{pages:8,}{size:13,}{held_pages:17,}{held_size:17,}{dropped:18,}"
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cache", type=pathlib.Path, default=pathlib.Path("runs/demo/packages"))
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/demo/text"))
     arguments = parser.parse_args()

@@ -36,7 +36,9 @@ def summarize(events):
     """The run in a few values. Steps repeated after a resume count once, the later line wins."""
     evaluations = sorted({event["step"]: event for event in events["evaluation"]}.items())
     steps = {event["step"]: event for event in events["step"]}
-    speeds = [event["tokens_per_second"] for event in steps.values() if event.get("tokens_per_second")]
+    speeds = [
+        event["tokens_per_second"] for event in steps.values() if event.get("tokens_per_second")
+    ]
     return {
         "before": evaluations[0][1] if evaluations else {},
         "after": evaluations[-1][1] if len(evaluations) > 1 else {},
@@ -51,7 +53,9 @@ def baselines(data, heldout):
     texts = bigram_baseline.read_texts(heldout)
     text = b"\n".join(texts)
     shards = sorted(data.glob("*.h5"))
-    key = hashlib.sha256(text + repr([(shard.name, shard.stat().st_size) for shard in shards]).encode()).hexdigest()
+    key = hashlib.sha256(
+        text + repr([(shard.name, shard.stat().st_size) for shard in shards]).encode()
+    ).hexdigest()
     kept = data / "baselines.json"
     if kept.exists():
         values = json.loads(kept.read_text(encoding="utf-8"))
@@ -61,8 +65,13 @@ def baselines(data, heldout):
     # The same algorithm and setting as the command xz -9e.
     compressed = len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
     bigram = bigram_baseline.measure(data, num_bytes)
-    values = {"key": key, "bytes": num_bytes, "xz": 8 * compressed / num_bytes, "bigram": bigram["bits_per_byte"],
-              "bigram_tokens": bigram["tokens_trained_on"]}
+    values = {
+        "key": key,
+        "bytes": num_bytes,
+        "xz": 8 * compressed / num_bytes,
+        "bigram": bigram["bits_per_byte"],
+        "bigram_tokens": bigram["tokens_trained_on"],
+    }
     kept.write_text(json.dumps(values) + "\n", encoding="utf-8")
     return values
 
@@ -78,7 +87,9 @@ def print_table(run, summary, reference, samples, seconds):
         ("xz -9e, the held-out text alone", None, reference["xz"]),
         (f"Kneser-Ney bigram, {reference['bigram_tokens']:,} tokens", None, reference["bigram"]),
     ]
-    print(f"{'held-out text, ' + format(reference['bytes'], ',') + ' bytes':44}{'loss':>9}{'bits/byte':>12}")
+    print(
+        f"{'held-out text, ' + format(reference['bytes'], ',') + ' bytes':44}{'loss':>9}{'bits/byte':>12}"
+    )
     for name, loss, bits in rows:
         print(f"  {name:42}{number(loss):>9}{number(bits):>12}")
     print(f"steps       {summary['last_step']:,} in {summary['starts']} starts")
@@ -89,11 +100,15 @@ def print_table(run, summary, reference, samples, seconds):
     print(f"checkpoint  {checkpoints[-1] if checkpoints else '-'}")
     for sample in samples:
         text = sample.read_text(encoding="utf-8", errors="replace").strip()
-        print(f"sample      {sample.stem}\n" + "\n".join("  | " + line for line in text.split("\n")))
+        print(
+            f"sample      {sample.stem}\n" + "\n".join("  | " + line for line in text.split("\n"))
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", type=pathlib.Path, required=True)
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--heldout", type=pathlib.Path, required=True)
@@ -109,8 +124,11 @@ def main():
     print_table(arguments.run, summary, reference, arguments.sample, arguments.seconds)
     after = summary["after"].get("bits_per_byte")
     if arguments.must_beat_xz and (after is None or after >= reference["xz"]):
-        print(f"demo_table: held-out bits per byte after training {number(after)} is not below xz's "
-              f"{number(reference['xz'])}", file=sys.stderr)
+        print(
+            f"demo_table: held-out bits per byte after training {number(after)} is not below xz's "
+            f"{number(reference['xz'])}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -30,7 +30,9 @@ class BigramTest(unittest.TestCase):
 
     def test_bits_are_the_sum_over_all_tokens_but_bos(self):
         document = [BOS, 3, 7, EOS]
-        expected = -sum(math.log2(self.model.probability(*pair)) for pair in ((BOS, 3), (3, 7), (7, EOS)))
+        expected = -sum(
+            math.log2(self.model.probability(*pair)) for pair in ((BOS, 3), (3, 7), (7, EOS))
+        )
         self.assertAlmostEqual(self.model.bits(document, BOS), expected)
         self.assertAlmostEqual(self.model.bits(document * 2, BOS), 2 * expected)
 
