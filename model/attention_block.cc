@@ -1,0 +1,180 @@
+#include "model/attention_block.h"
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "kernels/attention.h"
+#include "kernels/rotary_embedding.h"
+
+namespace plait {
+namespace {
+
+Initialization Normal(const ModelShape& shape) {
+  return {Initialization::Kind::kNormal, shape.initializer_range};
+}
+
+// Appends rows to the cache. OutOfRange where it is full.
+absl::Status Append(Tensor& cache, int64_t length, const Tensor& rows) {
+  const int64_t added = rows.shape()[0];
+  if (length + added > cache.shape()[0]) {
+    return absl::OutOfRangeError(absl::StrCat("cache of ", cache.shape()[0], " tokens is full"));
+  }
+  Tensor slot = cache.Slice(length, length + added);
+  std::memcpy(slot.raw(), rows.raw(), rows.bytes());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+AttentionBlock::AttentionBlock(const ModelShape& shape, const std::string& layer_name, DType dtype)
+    : name_(layer_name + ".self_attn"),
+      keep_output_(shape.activation_loss_coefficient > 0 && shape.activation_loss_on_block_output),
+      heads_(shape.heads),
+      kv_heads_(shape.kv_heads),
+      head_dim_(shape.head_dim),
+      rotary_theta_(shape.rotary_theta),
+      norm_(layer_name + ".input_layernorm", shape.model_dim, shape.rms_norm_epsilon, dtype),
+      query_(name_ + ".q_proj", heads_ * head_dim_, shape.model_dim, Bias::kNo, dtype,
+             Normal(shape)),
+      key_(name_ + ".k_proj", kv_heads_ * head_dim_, shape.model_dim, Bias::kNo, dtype,
+           Normal(shape)),
+      value_(name_ + ".v_proj", kv_heads_ * head_dim_, shape.model_dim, Bias::kNo, dtype,
+             Normal(shape)),
+      output_(name_ + ".o_proj", shape.model_dim, heads_ * head_dim_, Bias::kNo, dtype,
+              Normal(shape)) {}
+
+std::vector<LayerParameter*> AttentionBlock::parameters() {
+  std::vector<LayerParameter*> parameters;
+  norm_.AppendParameters(parameters);
+  for (Linear* linear : {&query_, &key_, &value_, &output_}) linear->AppendParameters(parameters);
+  return parameters;
+}
+
+AttentionLayout AttentionBlock::Layout(const int32_t* query_offsets, const int32_t* key_offsets,
+                                       int64_t documents) const {
+  return {.heads = heads_,
+          .kv_heads = kv_heads_,
+          .head_dim = head_dim_,
+          .scale = 1.0 / std::sqrt(static_cast<double>(head_dim_)),
+          .documents = documents,
+          .query_offsets = query_offsets,
+          .key_offsets = key_offsets};
+}
+
+absl::Status AttentionBlock::Rotate(Execution& execution, const SequenceLayout& layout, Tensor& x,
+                                    int64_t heads, bool forward) const {
+  if (rotary_theta_ == 0) return absl::OkStatus();
+  return Annotate(RotaryEmbedding(execution, {.x = x.matrix(),
+                                              .positions = layout.positions.data(),
+                                              .heads = heads,
+                                              .head_dim = head_dim_,
+                                              .theta = rotary_theta_,
+                                              .direction = forward ? RotaryDirection::kForward
+                                                                   : RotaryDirection::kBackward}),
+                  name_);
+}
+
+absl::Status AttentionBlock::Forward(Execution& execution, const BlockForwardContext& context,
+                                     ResidualStream& stream, std::unique_ptr<Saved>* saved) {
+  auto keep = saved != nullptr ? std::make_unique<AttentionSaved>() : nullptr;
+  PLAIT_ASSIGN_OR_RETURN(const Tensor y,
+                         norm_.Forward(execution, context, stream, keep ? &keep->norm : nullptr));
+  const SequenceLayout& layout = *context.layout;
+  const int64_t tokens = layout.tokens;
+  const DType dtype = y.dtype();
+  Tensor q = execution.Empty(dtype, {tokens, heads_ * head_dim_});
+  Tensor k = execution.Empty(dtype, {tokens, kv_heads_ * head_dim_});
+  Tensor v = execution.Empty(dtype, {tokens, kv_heads_ * head_dim_});
+  PLAIT_RETURN_IF_ERROR(query_.Forward(execution, y.matrix(), q.matrix()));
+  PLAIT_RETURN_IF_ERROR(key_.Forward(execution, y.matrix(), k.matrix()));
+  PLAIT_RETURN_IF_ERROR(value_.Forward(execution, y.matrix(), v.matrix()));
+  PLAIT_RETURN_IF_ERROR(Rotate(execution, layout, q, heads_, true));
+  PLAIT_RETURN_IF_ERROR(Rotate(execution, layout, k, kv_heads_, true));
+
+  Tensor attended = execution.Empty(dtype, q.shape());
+  AttentionForwardArgs args{.q = q.matrix(), .out = attended.matrix()};
+  const int32_t* offsets = layout.document_offsets.data();
+  int32_t cached_offsets[2] = {0, 0};
+  if (context.cache != nullptr) {
+    BlockCache& cache = *context.cache;
+    PLAIT_RETURN_IF_ERROR(Annotate(Append(cache.keys, cache.length, k), name_));
+    PLAIT_RETURN_IF_ERROR(Annotate(Append(cache.values, cache.length, v), name_));
+    cache.length += tokens;
+    cached_offsets[1] = static_cast<int32_t>(cache.length);
+    args.layout = Layout(offsets, cached_offsets, 1);
+    args.k = cache.keys.Slice(0, cache.length).matrix();
+    args.v = cache.values.Slice(0, cache.length).matrix();
+  } else {
+    args.layout = Layout(offsets, offsets, layout.documents());
+    args.k = k.matrix();
+    args.v = v.matrix();
+  }
+  Tensor log_sum_exp;
+  if (keep) {
+    log_sum_exp = execution.Empty(StatisticsDType(dtype), {heads_, tokens});
+    args.log_sum_exp = log_sum_exp.matrix();
+  }
+  PLAIT_RETURN_IF_ERROR(Annotate(AttentionForward(execution, args), name_));
+
+  stream.delta = execution.Empty(dtype, stream.residual.shape());
+  PLAIT_RETURN_IF_ERROR(output_.Forward(execution, attended.matrix(), stream.delta.matrix()));
+  if (keep) {
+    keep->residual_sum = stream.residual;
+    if (keep_output_) keep->output = stream.delta;
+    keep->q = std::move(q);
+    keep->k = std::move(k);
+    keep->v = std::move(v);
+    keep->attended = std::move(attended);
+    keep->log_sum_exp = std::move(log_sum_exp);
+    *saved = std::move(keep);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Tensor> AttentionBlock::Backward(Execution& execution,
+                                                const BlockBackwardContext& context,
+                                                const Tensor& gradient, const Saved& base) {
+  const auto& saved = static_cast<const AttentionSaved&>(base);
+  const SequenceLayout& layout = *context.layout;
+  const DType dtype = gradient.dtype();
+  PLAIT_ASSIGN_OR_RETURN(const Tensor dout,
+                         norm_.OutputGradient(execution, context, gradient, saved.output));
+  PLAIT_RETURN_IF_ERROR(output_.WeightGradient(execution, dout.matrix(), saved.attended.matrix()));
+  Tensor dattended = execution.Empty(dtype, saved.attended.shape());
+  PLAIT_RETURN_IF_ERROR(output_.InputGradient(execution, dout.matrix(), dattended.matrix()));
+
+  Tensor dq = execution.Empty(dtype, saved.q.shape());
+  Tensor dk = execution.Empty(dtype, saved.k.shape());
+  Tensor dv = execution.Empty(dtype, saved.v.shape());
+  const int32_t* offsets = layout.document_offsets.data();
+  PLAIT_RETURN_IF_ERROR(
+      Annotate(AttentionBackward(execution, {.layout = Layout(offsets, offsets, layout.documents()),
+                                             .q = saved.q.matrix(),
+                                             .k = saved.k.matrix(),
+                                             .v = saved.v.matrix(),
+                                             .out = saved.attended.matrix(),
+                                             .log_sum_exp = saved.log_sum_exp.matrix(),
+                                             .dout = dattended.matrix(),
+                                             .dq = dq.matrix(),
+                                             .dk = dk.matrix(),
+                                             .dv = dv.matrix()}),
+               name_));
+  PLAIT_RETURN_IF_ERROR(Rotate(execution, layout, dq, heads_, false));
+  PLAIT_RETURN_IF_ERROR(Rotate(execution, layout, dk, kv_heads_, false));
+
+  PLAIT_ASSIGN_OR_RETURN(const Tensor y, norm_.Recompute(execution, saved.residual_sum));
+  Tensor dy = execution.Empty(StatisticsDType(dtype), y.shape());
+  Accumulate accumulate = Accumulate::kNo;
+  for (auto [linear, dprojected] : {std::pair{&query_, &dq}, {&key_, &dk}, {&value_, &dv}}) {
+    const ConstMatrixView d = dprojected->matrix();
+    PLAIT_RETURN_IF_ERROR(linear->WeightGradient(execution, d, y.matrix()));
+    PLAIT_RETURN_IF_ERROR(linear->InputGradient(execution, d, dy.matrix(), accumulate));
+    accumulate = Accumulate::kYes;
+  }
+  return norm_.Backward(execution, context, gradient, dy, saved.residual_sum, saved.norm);
+}
+
+}  // namespace plait

@@ -1,0 +1,53 @@
+#include "model/initialization.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/random.h"
+
+namespace plait {
+namespace {
+
+double InitialValue(const Initialization& initialization, const RandomKey& key, int64_t element,
+                    int64_t last_dim) {
+  const auto index = static_cast<uint64_t>(element);
+  switch (initialization.kind) {
+    case Initialization::Kind::kConstant:
+      return initialization.value;
+    case Initialization::Kind::kNormal:
+      return initialization.value * key.Normal(index);
+    case Initialization::Kind::kUniform:
+      return initialization.value * (2 * key.Uniform(index) - 1);
+    case Initialization::Kind::kLogStateIndex:
+      return std::log(static_cast<double>(element % last_dim + 1));
+    case Initialization::Kind::kDtBias: {
+      const double low = std::log(1e-3), high = std::log(1e-1);
+      const double dt = std::max(std::exp(low + (high - low) * key.Uniform(index)), 1e-4);
+      return dt + std::log(-std::expm1(-dt));
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+
+void InitializeMaster(ShardedParameter& parameter, const Initialization& initialization,
+                      uint64_t seed) {
+  const ShardSpec& spec = parameter.spec;
+  // Elements are numbered in the logical tensor; a box that is cut needs its own numbering first.
+  PLAIT_CHECK(spec.box_shape() == spec.logical_shape);
+  const RandomKey key(seed, RandomPurpose::kInitialization, parameter.name);
+  const Shape& shape = spec.logical_shape;
+  const int64_t last_dim = shape.rank() == 0 ? 1 : shape[shape.rank() - 1];
+  for (int64_t i = spec.elements.begin; i < spec.elements.end; ++i) {
+    const double value = InitialValue(initialization, key, i, last_dim);
+    const int64_t local = i - spec.elements.begin;
+    if (parameter.master.dtype() == DType::kF64) {
+      parameter.master.data<double>()[local] = value;
+    } else {
+      parameter.master.data<float>()[local] = static_cast<float>(value);
+    }
+  }
+}
+
+}  // namespace plait
