@@ -1,5 +1,6 @@
 #include "kernels/grouped_matmul.h"
 
+#include "kernels/cpu/matmul.h"
 #include "kernels/reference/grouped_matmul.h"
 #include "kernels/shape_check.h"
 
@@ -7,9 +8,11 @@ namespace plait {
 namespace {
 
 constexpr Implementation<GroupedMatmulArgs> kMatmul[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsGroupedMatmul, cpu::GroupedMatmul},
     {"reference", DeviceKind::kCpu, AcceptsAll<GroupedMatmulArgs>, reference::GroupedMatmul},
 };
 constexpr Implementation<GroupedWeightGradientArgs> kWeightGradient[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsGroupedWeightGradient, cpu::GroupedWeightGradient},
     {"reference", DeviceKind::kCpu, AcceptsAll<GroupedWeightGradientArgs>,
      reference::GroupedWeightGradient},
 };

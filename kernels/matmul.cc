@@ -1,5 +1,6 @@
 #include "kernels/matmul.h"
 
+#include "kernels/cpu/matmul.h"
 #include "kernels/reference/matmul.h"
 #include "kernels/shape_check.h"
 
@@ -7,6 +8,7 @@ namespace plait {
 namespace {
 
 constexpr Implementation<MatmulArgs> kMatmul[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsMatmul, cpu::Matmul},
     {"reference", DeviceKind::kCpu, AcceptsAll<MatmulArgs>, reference::Matmul},
 };
 

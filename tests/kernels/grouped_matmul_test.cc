@@ -123,6 +123,40 @@ TEST(GroupedMatmulTest, ImplementationsAgreeWithTheReference) {
   ForEachSimdTarget(ExpectImplementationsAgree);
 }
 
+TEST(GroupedMatmulTest, ThreadsDoNotChangeBits) {
+  Execution one({.num_threads = 1}), three({.num_threads = 3});
+  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+    const std::vector<int32_t> sizes = {40, 0, 300, 7, 1};
+    Case a(sizes, 300, 70, Transpose::kYes, dtype, dtype);
+    Case b(sizes, 300, 70, Transpose::kYes, dtype, dtype);
+    ASSERT_OK(GroupedMatmul(one, a.forward()));
+    ASSERT_OK(GroupedMatmul(three, b.forward()));
+    ExpectSameBits("out", a.out, b.out);
+    ASSERT_OK(GroupedWeightGradient(one, a.weight_gradient()));
+    ASSERT_OK(GroupedWeightGradient(three, b.weight_gradient()));
+    ExpectSameBits("dweights", a.dweights, b.dweights);
+  }
+}
+
+// A token's result is the same whatever else its expert was given: packed documents and cached
+// generation rely on it.
+TEST(GroupedMatmulTest, RowsDoNotDependOnTheirGroup) {
+  Execution execution({.num_threads = 2});
+  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+    Case among({40, 130}, 300, 70, Transpose::kYes, dtype, dtype);
+    ASSERT_OK(GroupedMatmul(execution, among.forward()));
+    Case alone({1, 1}, 300, 70, Transpose::kYes, dtype, dtype);
+    alone.tokens_matrix = among.tokens_matrix;
+    alone.row_index = {among.row_index[17], among.row_index[162]};
+    ASSERT_OK(GroupedMatmul(execution, alone.forward()));
+    const auto row = [](const Tensor& out, int64_t r) {
+      return out.Converted(DType::kF32).Slice(r, r + 1).Reshape({72}).Slice(1, 71);
+    };
+    ExpectSameBits("first group", row(alone.out, 0), row(among.out, 17));
+    ExpectSameBits("second group", row(alone.out, 1), row(among.out, 162));
+  }
+}
+
 TEST(GroupedMatmulTest, WeightGradientMatchesFiniteDifferences) {
   Execution execution;
   Case c({2, 0, 3}, 4, 3, Transpose::kYes, DType::kF64, DType::kF64);

@@ -1,5 +1,8 @@
 #include "kernels/matmul.h"
 
+#include <array>
+#include <utility>
+
 #include "kernels/reference/matmul.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
@@ -112,6 +115,70 @@ void ExpectImplementationsAgree() {
 
 TEST(MatmulTest, ImplementationsAgreeWithTheReference) {
   ForEachSimdTarget(ExpectImplementationsAgree);
+}
+
+constexpr DTypes kBf16InAndOut = {DType::kBf16, DType::kBf16, DType::kBf16};
+constexpr DTypes kBf16InF32Out = {DType::kBf16, DType::kBf16, DType::kF32};
+constexpr DTypes kF32InAndOut = {DType::kF32, DType::kF32, DType::kF32};
+
+// Sizes above one block of the inner sum, one block of rows and one tile of columns.
+TEST(MatmulTest, LargeProductsAgreeWithTheReference) {
+  Execution execution({.num_threads = 2});
+  for (const DTypes& dtypes : {kF32InAndOut, kBf16InAndOut, kBf16InF32Out}) {
+    for (const auto& [m, n, k] : {std::array<int64_t, 3>{205, 70, 530}, {31, 600, 300}}) {
+      Case expected(m, n, k, Transpose::kNo, Transpose::kYes, dtypes);
+      Case found = Case(m, n, k, Transpose::kNo, Transpose::kYes, dtypes);
+      ASSERT_OK(reference::Matmul(execution, expected.args()));
+      ASSERT_OK(Matmul(execution, found.args()));
+      ExpectClose("c", found.c, expected.c, 0, Bound(k, dtypes.c));
+    }
+  }
+}
+
+// Bits of c on one thread, against three, for shapes that are cut by rows and by columns.
+TEST(MatmulTest, ThreadsDoNotChangeBits) {
+  Execution one({.num_threads = 1}), three({.num_threads = 3});
+  for (const DTypes& dtypes : {kF32InAndOut, kBf16InAndOut, kBf16InF32Out}) {
+    for (const auto& [m, n, k] : {std::array<int64_t, 3>{301, 40, 290}, {7, 901, 290}}) {
+      Case a(m, n, k, Transpose::kNo, Transpose::kYes, dtypes);
+      Case b(m, n, k, Transpose::kNo, Transpose::kYes, dtypes);
+      b.c = a.c.Clone();
+      ASSERT_OK(Matmul(one, a.args()));
+      ASSERT_OK(Matmul(three, b.args()));
+      ExpectSameBits("c", a.c, b.c);
+    }
+  }
+}
+
+// A row of the product has the same bits alone, among others and elsewhere among them; so have a
+// column's elements whatever the number of columns.
+void ExpectRowsDoNotDependOnNeighbours() {
+  constexpr int64_t kRows = 110, kColumns = 83, kInner = 530;
+  Execution execution({.num_threads = 2});
+  for (const DTypes& dtypes : {kF32InAndOut, kBf16InAndOut, kBf16InF32Out}) {
+    const Tensor x = UniformTensor({kRows, kInner}, 1, dtypes.a);
+    const Tensor w = UniformTensor({kColumns, kInner}, 2, dtypes.b);
+    Tensor whole = Tensor::OnHost(dtypes.c, {kRows, kColumns});
+    const auto multiply = [&](const ConstMatrixView& a, const ConstMatrixView& b, MatrixView c) {
+      ASSERT_OK(Matmul(execution, {.a = a, .b = b, .transpose_b = Transpose::kYes, .c = c}));
+    };
+    multiply(x.matrix(), w.matrix(), whole.matrix());
+    for (const auto& [begin, end] :
+         {std::pair<int64_t, int64_t>{0, 1}, {5, 6}, {3, 8}, {97, 110}}) {
+      Tensor part = Tensor::OnHost(dtypes.c, {end - begin, kColumns});
+      multiply(x.Slice(begin, end).matrix(), w.matrix(), part.matrix());
+      ExpectSameBits("rows", part, whole.Slice(begin, end));
+    }
+    Tensor narrow = Tensor::OnHost(dtypes.c, {kRows, 83});
+    narrow.FillZero();
+    multiply(x.matrix(), w.Slice(0, 19).matrix(), narrow.columns(0, 19));
+    multiply(x.matrix(), w.Slice(19, 83).matrix(), narrow.columns(19, 64));
+    ExpectSameBits("columns", narrow, whole);
+  }
+}
+
+TEST(MatmulTest, RowsDoNotDependOnTheirNeighbours) {
+  ForEachSimdTarget(ExpectRowsDoNotDependOnNeighbours);
 }
 
 TEST(MatmulTest, GradientsByTransposedProductsMatchFiniteDifferences) {
