@@ -12,6 +12,7 @@ constexpr Implementation<AttentionForwardArgs> kForward[] = {
     {"reference", DeviceKind::kCpu, AcceptsAll<AttentionForwardArgs>, reference::AttentionForward},
 };
 constexpr Implementation<AttentionBackwardArgs> kBackward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsAttentionBackward, cpu::AttentionBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<AttentionBackwardArgs>,
      reference::AttentionBackward},
 };

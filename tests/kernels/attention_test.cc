@@ -115,7 +115,7 @@ TEST(AttentionTest, ReferenceCachedQueriesEqualTheLastOnesOfTheWholeDocument) {
   ExpectSameBits("out", cached.out, whole.out.Slice(5, 7).Clone());
 }
 
-// Largest sum over one row of |x|, squared for a bound on products of two such rows.
+// Largest norm of the part of a row that one head reads.
 double LargestRowNorm(const Tensor& x, int64_t head_dim) {
   const Tensor values = x.Converted(DType::kF64);
   double largest = 0;
@@ -171,6 +171,161 @@ void ExpectForwardsAgree() {
 
 TEST(AttentionTest, ForwardImplementationsAgreeWithTheReference) {
   ForEachSimdTarget(ExpectForwardsAgree);
+}
+
+// Over the keys, of the probabilities with which the group's queries read one: dv where dout = 1.
+double LargestSumOfProbabilities(const std::vector<int32_t>& lengths, const Heads& sizes,
+                                 DType dtype) {
+  Execution execution;
+  Case c(lengths, sizes, dtype);
+  c.dout = UniformTensor(c.q.shape(), 4, dtype, 1, 1);
+  EXPECT_OK(reference::AttentionForward(execution, c.forward()));
+  EXPECT_OK(reference::AttentionBackward(execution, c.backward()));
+  return *std::ranges::max_element(c.dv.Converted(DType::kF32).values<float>());
+}
+
+void ExpectBackwardAgrees(const std::vector<int32_t>& lengths, const Heads& sizes, DType dtype) {
+  SCOPED_TRACE(testing::Message() << "head_dim " << sizes.head_dim << " " << Name(dtype)
+                                  << " last document " << lengths.back());
+  Execution execution({.num_threads = 2});
+  Case expected(lengths, sizes, dtype);
+  ASSERT_OK(reference::AttentionForward(execution, expected.forward()));
+  ASSERT_OK(reference::AttentionBackward(execution, expected.backward()));
+  // Each probability is off by at most a factor exp(score error and the roundings of log_sum_exp,
+  // exponential and sums). |dP - D| <= 2 |dout| |v|, and dP itself is off by head_dim roundings.
+  // A sum of terms weighted by probabilities is off by that much of the largest term times the sum
+  // of the probabilities: one over the keys, `weight` at most over the queries that see a key.
+  const double longest = *std::ranges::max_element(lengths);
+  const double group = static_cast<double>(sizes.heads / sizes.kv_heads);
+  const double f32 = RoundingError(DType::kF32);
+  const double probability = 2 * ScoreError(expected) + 24 * f32;
+  const double dp = 2 * LargestRowNorm(expected.dout, sizes.head_dim) *
+                    LargestRowNorm(expected.v, sizes.head_dim);
+  const double terms = probability + (longest * group + sizes.head_dim) * f32;
+  const double weight = LargestSumOfProbabilities(lengths, sizes, dtype);
+  for (const auto& implementation : AttentionBackwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case found(lengths, sizes, dtype);
+    if (!implementation.accepts(found.backward()).empty()) continue;
+    ASSERT_OK(reference::AttentionForward(execution, found.forward()));
+    ASSERT_OK(implementation.run(execution, found.backward()));
+    const double scale = found.layout().scale, output = 2 * RoundingError(dtype);
+    ExpectClose("dq", found.dq, expected.dq, output, 2 * terms * dp * scale);
+    ExpectClose("dk", found.dk, expected.dk, output, 2 * terms * dp * scale * weight);
+    ExpectClose("dv", found.dv, expected.dv, output, terms * weight);
+  }
+}
+
+void ExpectBackwardsAgree() {
+  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+    for (const int64_t head_dim : {8, 20, 64, 80}) {
+      const Heads sizes = {.heads = 2, .kv_heads = 1, .head_dim = head_dim};
+      ExpectBackwardAgrees({1, 5, 33, 130}, sizes, dtype);
+    }
+    const Heads sizes = {.heads = 3, .kv_heads = 3, .head_dim = 16};
+    ExpectBackwardAgrees({420, 1}, sizes, dtype);
+  }
+}
+
+TEST(AttentionTest, BackwardImplementationsAgreeWithTheReference) {
+  ForEachSimdTarget(ExpectBackwardsAgree);
+}
+
+// One, two and five threads: with five, the backward takes its items by block instead of by head.
+TEST(AttentionTest, ThreadsDoNotChangeBits) {
+  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+    const Heads sizes = {.heads = 4, .kv_heads = 2, .head_dim = 20};
+    Execution one({.num_threads = 1});
+    Case expected({1, 7, 250, 50}, sizes, dtype);
+    ASSERT_OK(AttentionForward(one, expected.forward()));
+    ASSERT_OK(AttentionBackward(one, expected.backward()));
+    for (const int num_threads : {2, 5}) {
+      Execution execution({.num_threads = num_threads});
+      Case found({1, 7, 250, 50}, sizes, dtype);
+      ASSERT_OK(AttentionForward(execution, found.forward()));
+      ASSERT_OK(AttentionBackward(execution, found.backward()));
+      ExpectSameBits("out", found.out, expected.out);
+      ExpectSameBits("log_sum_exp", found.log_sum_exp, expected.log_sum_exp);
+      ExpectSameBits("dq", found.dq, expected.dq);
+      ExpectSameBits("dk", found.dk, expected.dk);
+      ExpectSameBits("dv", found.dv, expected.dv);
+    }
+  }
+}
+
+// A document's outputs and gradients do not depend on the other documents' contents, lengths or
+// number, nor on its own place among them.
+void ExpectDocumentsAreIsolated() {
+  Execution execution({.num_threads = 2});
+  const Heads sizes = {.heads = 2, .kv_heads = 1, .head_dim = 20};
+  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+    Case alone({61}, sizes, dtype);
+    ASSERT_OK(AttentionForward(execution, alone.forward()));
+    ASSERT_OK(AttentionBackward(execution, alone.backward()));
+    for (const std::vector<int32_t>& before : {std::vector<int32_t>{1}, {200}, {3, 48, 5}}) {
+      std::vector<int32_t> lengths = before;
+      lengths.push_back(61);
+      lengths.push_back(9);
+      Case packed(lengths, sizes, dtype);
+      const int64_t begin = packed.tokens() - 70, end = begin + 61;
+      const auto place = [&](Tensor& to, const Tensor& from) {
+        std::memcpy(to.Slice(begin, end).raw(), from.raw(), from.bytes());
+      };
+      place(packed.q, alone.q);
+      place(packed.k, alone.k);
+      place(packed.v, alone.v);
+      place(packed.dout, alone.dout);
+      ASSERT_OK(AttentionForward(execution, packed.forward()));
+      ASSERT_OK(AttentionBackward(execution, packed.backward()));
+      ExpectSameBits("out", packed.out.Slice(begin, end), alone.out);
+      ExpectSameBits("dq", packed.dq.Slice(begin, end), alone.dq);
+      ExpectSameBits("dk", packed.dk.Slice(begin, end), alone.dk);
+      ExpectSameBits("dv", packed.dv.Slice(begin, end), alone.dv);
+    }
+  }
+}
+
+TEST(AttentionTest, DocumentsAreIsolatedBitForBit) {
+  ForEachSimdTarget(ExpectDocumentsAreIsolated);
+}
+
+TEST(AttentionTest, ReadsAndWritesColumnsOfWiderMatrices) {
+  Execution execution({.num_threads = 2});
+  const int64_t dim = 20, width = 3 * dim;  // two query heads; key and value heads beside q
+  Case apart({5, 60}, {.heads = 1, .kv_heads = 1, .head_dim = dim}, DType::kBf16);
+  Case together({5, 60}, {.heads = 1, .kv_heads = 1, .head_dim = dim}, DType::kBf16);
+  Tensor qkv = Tensor::OnHost(DType::kBf16, {65, width});
+  Tensor gradient = Tensor::OnHost(DType::kBf16, {65, width});
+  const auto copy = [&](const Tensor& from, int64_t column) {
+    for (int64_t t = 0; t < 65; ++t)
+      std::copy_n(from.data<BFloat16>() + t * dim, dim, qkv.data<BFloat16>() + t * width + column);
+  };
+  copy(apart.q, 0);
+  copy(apart.k, dim);
+  copy(apart.v, 2 * dim);
+  ASSERT_OK(AttentionForward(execution, apart.forward()));
+  ASSERT_OK(AttentionBackward(execution, apart.backward()));
+  AttentionForwardArgs forward = together.forward();
+  AttentionBackwardArgs backward = together.backward();
+  forward.q = backward.q = qkv.columns(0, dim);
+  forward.k = backward.k = qkv.columns(dim, dim);
+  forward.v = backward.v = qkv.columns(2 * dim, dim);
+  backward.dq = gradient.columns(0, dim);
+  backward.dk = gradient.columns(dim, dim);
+  backward.dv = gradient.columns(2 * dim, dim);
+  ASSERT_OK(AttentionForward(execution, forward));
+  ASSERT_OK(AttentionBackward(execution, backward));
+  ExpectSameBits("out", together.out, apart.out);
+  const auto expect = [&](const char* name, const Tensor& expected, int64_t column) {
+    Tensor found = Tensor::OnHost(DType::kBf16, {65, dim});
+    for (int64_t t = 0; t < 65; ++t)
+      std::copy_n(gradient.data<BFloat16>() + t * width + column, dim,
+                  found.data<BFloat16>() + t * dim);
+    ExpectSameBits(name, found, expected);
+  };
+  expect("dq", apart.dq, 0);
+  expect("dk", apart.dk, dim);
+  expect("dv", apart.dv, 2 * dim);
 }
 
 TEST(AttentionTest, RejectsHeadsThatKvHeadsDoNotDivide) {
