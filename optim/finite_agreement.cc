@@ -1,0 +1,30 @@
+#include "optim/finite_agreement.h"
+
+#include <cmath>
+
+#include "base/check.h"
+#include "base/status_macros.h"
+
+namespace plait {
+
+absl::StatusOr<FiniteAgreement> AgreeOnFinite(Execution& execution, Communicator& world,
+                                              const GradientNorm& norm,
+                                              std::span<const ShardedParameter> parameters) {
+  const int64_t count = static_cast<int64_t>(parameters.size());
+  PLAIT_CHECK_EQ(static_cast<int64_t>(norm.squared.size()), count);
+  // The number of parameters from the first offending one on: 0 for none, and the maximum over
+  // ranks belongs to the earliest.
+  int64_t remaining = 0;
+  for (int64_t i = 0; i < count && remaining == 0; ++i) {
+    if (!std::isfinite(norm.squared[i])) remaining = count - i;
+  }
+  PLAIT_ASSIGN_OR_RETURN(
+      const Event agreed,
+      world.AllReduce(execution.compute(), {&remaining, DType::kI64, 1}, ReduceOperation::kMax));
+  agreed.Synchronize();
+  if (remaining == 0) return FiniteAgreement();
+  return FiniteAgreement{.all_finite = false,
+                         .first_parameter = parameters[count - remaining].name};
+}
+
+}  // namespace plait
