@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
 """A discounted bigram model over the run's own tokens: what counting alone reaches.
 
-usage: tools/bigram_baseline.py DATA --heldout HELDOUT.jsonl [--json]
-  DATA: folder written by `plait prepare`; HELDOUT.jsonl: the held-out text it was given
+usage: tools/bigram_baseline.py DATA [--json]     DATA: folder written by `plait prepare`
 
-Interpolated Kneser-Ney of order two (Kneser and Ney, 1995; interpolated as in Chen and Goodman, 1999),
-counted over all training tokens (train-*.h5) and measured on all held-out tokens (heldout-*.h5):
+Interpolated Kneser-Ney of order two (Kneser and Ney, 1995; interpolated as in Chen and Goodman,
+1999), counted over all training tokens and measured on all held-out tokens:
 
   p(w | v)  = max(c(v,w) - D, 0) / c(v)  +  D * types(v) / c(v) * p1(w)
   p1(w)     = max(n(w) - d, 0) / n  +  d * seen / n * 1 / vocabulary
 
-c counts pairs; types(v) = words seen after v; n(w) = words seen before w; n, seen = sum and number of the n(w) > 0.
-Each discount is n1 / (n1 + 2 n2) of its counts (n1 seen once, n2 twice). A word never followed by anything
-falls back to p1.
+c counts pairs; types(v) = words seen after v; n(w) = words seen before w; n and seen are the sum and
+the number of the n(w) > 0. Each discount is n1 / (n1 + 2 n2) of its counts (n1 seen once, n2
+twice). A word never followed by anything falls back to p1.
 
-Bits per byte are counted as in the trainer: the bits of every token of a document and of its EOS, over the
-bytes of the text; each document starts from BOS. Needs h5dump (Debian: hdf5-tools); else standard library.
+Bits per byte are counted as in the trainer: the bits of every token of a document and of its EOS,
+over the bytes of the text; each document starts from BOS. Needs h5dump (Debian: hdf5-tools); else
+standard library only.
 """
 
 import argparse
@@ -72,12 +72,10 @@ def read_dataset(path, name):
     return values
 
 
-def read_tokens(data, part):
-    """All tokens of a part ("train" or "heldout"), shard after shard."""
-    shards = sorted(data.glob(f"{part}-*.h5"))
-    if not shards:
-        sys.exit(f"bigram_baseline: {data}: no {part}-*.h5; run plait prepare first")
-    return list(itertools.chain.from_iterable(read_dataset(shard, TOKENS) for shard in shards))
+def read_tokens(data, shards):
+    """All tokens of the manifest's entries for one split, shard after shard."""
+    arrays = (read_dataset(data / shard["file"], TOKENS) for shard in shards)
+    return list(itertools.chain.from_iterable(arrays))
 
 
 def discount(counts):
@@ -124,23 +122,27 @@ class Bigram:
         return -sum(map(math.log2, probabilities))
 
 
-def read_texts(path):
-    """The texts of a JSONL file, as bytes."""
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line)["text"].encode() for line in file]
+def read_manifest(data):
+    """manifest.json of a prepared folder."""
+    try:
+        return json.loads((data / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        sys.exit(f"bigram_baseline: {data}/manifest.json not found; run plait prepare first")
 
 
-def measure(data, num_bytes, vocabulary=None, bos=1):
-    """The bigram's figures for a prepared folder whose held-out text has `num_bytes`."""
+def measure(data):
+    """The bigram's figures for a prepared folder."""
     started = time.monotonic()
-    train, heldout = read_tokens(data, "train"), read_tokens(data, "heldout")
-    model = Bigram(train, vocabulary or max(max(train), max(heldout)) + 1, bos)
-    bits = model.bits(heldout, bos)
+    manifest = read_manifest(data)
+    bos = manifest["tokenizer"]["bos_id"]
+    train, heldout = (read_tokens(data, manifest[split]) for split in ("train", "heldout"))
+    num_bytes = sum(shard["text_bytes"] for shard in manifest["heldout"])
+    model = Bigram(train, manifest["tokenizer"]["vocabulary_size"], bos)
     return {
-        "bits_per_byte": bits / num_bytes,
-        "tokens_trained_on": len(train),
-        "tokens_measured": len(heldout),
+        "bits_per_byte": model.bits(heldout, bos) / num_bytes,
         "bytes_measured": num_bytes,
+        "tokens_measured": len(heldout),
+        "tokens_trained_on": len(train),
         "distinct_pairs": len(model.pairs),
         "discount": model.discount,
         "seconds": round(time.monotonic() - started, 1),
@@ -152,28 +154,18 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=pathlib.Path)
-    parser.add_argument(
-        "--bos", type=int, default=1, help="id of the token that starts a document (default 1)"
-    )
-    parser.add_argument("--vocabulary", type=int, default=None, help="default: highest id + 1")
-    parser.add_argument(
-        "--heldout",
-        type=pathlib.Path,
-        required=True,
-        help="the held-out text, for its number of bytes",
-    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    texts = read_texts(arguments.heldout)
-    result = measure(arguments.data, sum(map(len, texts)), arguments.vocabulary, arguments.bos)
+    result = measure(arguments.data)
     if arguments.json:
         print(json.dumps(result))
     else:
         print(
-            f"Kneser-Ney bigram: {result['bits_per_byte']:.3f} bits per byte on {result['bytes_measured']:,} bytes, counted over "
-            f"{result['tokens_trained_on']:,} tokens in {result['seconds']} s"
+            f"Kneser-Ney bigram: {result['bits_per_byte']:.3f} bits per byte on "
+            f"{result['bytes_measured']:,} bytes, counted over {result['tokens_trained_on']:,} tokens "
+            f"in {result['seconds']} s"
         )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
