@@ -1,5 +1,6 @@
 #include "kernels/selective_scan.h"
 
+#include "kernels/cpu/selective_scan.h"
 #include "kernels/reference/selective_scan.h"
 #include "kernels/shape_check.h"
 
@@ -7,10 +8,12 @@ namespace plait {
 namespace {
 
 constexpr Implementation<SelectiveScanForwardArgs> kForward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsSelectiveScanForward, cpu::SelectiveScanForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<SelectiveScanForwardArgs>,
      reference::SelectiveScanForward},
 };
 constexpr Implementation<SelectiveScanBackwardArgs> kBackward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsSelectiveScanBackward, cpu::SelectiveScanBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<SelectiveScanBackwardArgs>,
      reference::SelectiveScanBackward},
 };

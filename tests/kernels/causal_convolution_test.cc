@@ -85,7 +85,7 @@ void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int6
                      DType dtype, double scale = 1.0) {
   SCOPED_TRACE(testing::Message() << offsets.back() << " tokens, " << channels << " channels, "
                                   << width << " taps, " << Name(dtype));
-  Execution execution({.num_threads = 2});
+  Execution execution({.num_threads = 1});
   const auto make = [&] { return Case(channels, width, offsets, dtype, scale); };
   Case expected = make(), continued = make();
   ASSERT_OK(reference::CausalConvolutionForward(execution, continued.continuation()));

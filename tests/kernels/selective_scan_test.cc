@@ -133,7 +133,7 @@ void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int6
                      DType dtype, Range dt_range = {-2, 2}, Range a_log_range = {-1, 2}) {
   SCOPED_TRACE(testing::Message() << offsets.back() << " tokens, " << channels << " channels, "
                                   << states << " states, " << Name(dtype));
-  Execution execution({.num_threads = 2});
+  Execution execution({.num_threads = 1});
   const auto make = [&] { return Case(channels, states, offsets, dtype, dt_range, a_log_range); };
   Case expected = make(), continued = make();
   ASSERT_OK(reference::SelectiveScanForward(execution, continued.continuation()));
@@ -253,6 +253,43 @@ TEST(SelectiveScanTest, ThreadsDoNotChangeBits) {
   ExpectSameBits("da_log", a.da_log, b.da_log);
   ExpectSameBits("dd", a.dd, b.dd);
   ExpectSameBits("ddt_bias", a.ddt_bias, b.ddt_bias);
+}
+
+void CopyRows(const Tensor& from, Tensor& to, int64_t row) {
+  std::memcpy(to.Slice(row, row + from.shape()[0]).raw(), from.raw(), from.bytes());
+}
+
+// A document's outputs and input gradients do not depend on where it lies in the microbatch nor on
+// what lies beside it, not even on numbers that are not finite.
+TEST(SelectiveScanTest, DocumentsAreIsolatedBitForBit) {
+  ForEachSimdTarget([] {
+    Execution execution;
+    constexpr int64_t kLength = 50, kChannels = 40, kStates = 6;
+    Case alone(kChannels, kStates, {0, kLength}, DType::kBf16);
+    ASSERT_OK(SelectiveScanForward(execution, alone.forward()));
+    ASSERT_OK(SelectiveScanBackward(execution, alone.backward()));
+    for (const int32_t before : {1, 13, 32, 40}) {
+      const int32_t end = before + static_cast<int32_t>(kLength);
+      Case packed(kChannels, kStates, {0, before, end, end + 7}, DType::kBf16, {-9, 40}, {3, 9});
+      packed.a_log = alone.a_log;
+      packed.xz.values<BFloat16>()[0] = BFloat16(std::numeric_limits<float>::infinity());
+      packed.dy.values<BFloat16>().back() = BFloat16(std::numeric_limits<float>::quiet_NaN());
+      packed.xz.values<BFloat16>().back() = BFloat16(std::numeric_limits<float>::quiet_NaN());
+      CopyRows(alone.xz, packed.xz, before);
+      CopyRows(alone.dt, packed.dt, before);
+      CopyRows(alone.b, packed.b, before);
+      CopyRows(alone.c, packed.c, before);
+      CopyRows(alone.dy, packed.dy, before);
+      ASSERT_OK(SelectiveScanForward(execution, packed.forward()));
+      ASSERT_OK(SelectiveScanBackward(execution, packed.backward()));
+      ExpectSameBits("y", Rows(packed.y, before, end), alone.y);
+      ExpectSameBits("dx", Rows(packed.dx, before, end), alone.dx);
+      ExpectSameBits("ddt", Rows(packed.ddt, before, end), alone.ddt);
+      ExpectSameBits("dz", Rows(packed.dz, before, end), alone.dz);
+      ExpectSameBits("db", Rows(packed.db, before, end), alone.db);
+      ExpectSameBits("dc", Rows(packed.dc, before, end), alone.dc);
+    }
+  });
 }
 
 TEST(SelectiveScanTest, RejectsWrongShapes) {
