@@ -78,7 +78,7 @@ absl::Status CheckSameKeys(const std::string& folder, const std::string& kind,
 absl::StatusOr<CheckpointReader> CheckpointReader::Open(const std::string& folder) {
   CheckpointReader reader;
   reader.folder_ = folder;
-  absl::StatusOr<CheckpointManifest> manifest = ReadManifest(folder);
+  absl::StatusOr<CheckpointManifest> manifest = ReadCheckpointManifest(folder);
   if (!manifest.ok()) return Bad(manifest.status());
   reader.manifest_ = *std::move(manifest);
   if (absl::Status status = reader.CheckFiles(); !status.ok()) return Bad(status);
@@ -99,9 +99,9 @@ absl::Status CheckpointReader::CheckFiles() const {
   }
   for (int64_t rank = 0; rank < manifest_.ranks; ++rank) {
     if (names.count(ShardFileName(rank)) == 0) {
-      return absl::DataLossError(absl::StrCat(folder_, "/", kManifestName, ": does not list ",
-                                              ShardFileName(rank), " of its ", manifest_.ranks,
-                                              " ranks"));
+      return absl::DataLossError(absl::StrCat(folder_, "/", kCheckpointManifestName,
+                                              ": does not list ", ShardFileName(rank), " of its ",
+                                              manifest_.ranks, " ranks"));
     }
   }
   return absl::OkStatus();
@@ -193,7 +193,7 @@ absl::StatusOr<CheckpointReader> OpenNewestCheckpoint(const std::string& checkpo
 absl::StatusOr<CheckpointReader> OpenCheckpointOrRun(const std::string& path,
                                                      std::vector<RejectedCheckpoint>* rejected) {
   std::error_code ignored;
-  if (std::filesystem::exists(absl::StrCat(path, "/", kManifestName), ignored)) {
+  if (std::filesystem::exists(absl::StrCat(path, "/", kCheckpointManifestName), ignored)) {
     return CheckpointReader::Open(path);
   }
   const std::string checkpoints = absl::StrCat(path, "/checkpoints");

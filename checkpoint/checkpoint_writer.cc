@@ -132,12 +132,12 @@ absl::Status CheckpointWriter::Publish(const std::string& temporary, const std::
     PLAIT_ASSIGN_OR_RETURN(CheckpointFile file, WriteAttachment(temporary, attachment, bytes));
     files.push_back(std::move(file));
   }
-  const std::string text = ManifestText({.description = content.description,
-                                         .ranks = world_.size(),
-                                         .integers = content.state.integers,
-                                         .texts = content.state.texts,
-                                         .files = std::move(files)});
-  const std::string manifest = absl::StrCat(temporary, "/", kManifestName);
+  const std::string text = CheckpointManifestText({.description = content.description,
+                                                   .ranks = world_.size(),
+                                                   .integers = content.state.integers,
+                                                   .texts = content.state.texts,
+                                                   .files = std::move(files)});
+  const std::string manifest = absl::StrCat(temporary, "/", kCheckpointManifestName);
   PLAIT_RETURN_IF_ERROR(WriteFileDurably(manifest, text));
   PLAIT_RETURN_IF_ERROR(SyncFolder(temporary));
   const std::string folder = absl::StrCat(checkpoints_folder_, "/", name);

@@ -43,7 +43,7 @@ absl::Status Damaged(const std::string& path, const std::string& what) {
 
 }  // namespace
 
-std::string ManifestText(const CheckpointManifest& manifest) {
+std::string CheckpointManifestText(const CheckpointManifest& manifest) {
   checkpoint::v1::Manifest message;
   message.set_format_version(kFormatVersion);
   message.set_step(manifest.description.step);
@@ -66,7 +66,8 @@ std::string ManifestText(const CheckpointManifest& manifest) {
   return absl::StrCat(text, kDigestLine, DigestOf(text.data(), text.size()), "\n");
 }
 
-absl::StatusOr<CheckpointManifest> ParseManifest(const std::string& text, const std::string& path) {
+absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& text,
+                                                           const std::string& path) {
   const size_t line_size = sizeof(kDigestLine) - 1 + kDigestDigits + 1;
   if (text.size() < line_size) return Damaged(path, "cut short: no digest in its last line");
   const std::string body = text.substr(0, text.size() - line_size);
@@ -114,12 +115,12 @@ absl::StatusOr<CheckpointManifest> ParseManifest(const std::string& text, const 
   return manifest;
 }
 
-absl::StatusOr<CheckpointManifest> ReadManifest(const std::string& checkpoint_folder) {
-  const std::string path = absl::StrCat(checkpoint_folder, "/", kManifestName);
-  absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxManifestBytes);
+absl::StatusOr<CheckpointManifest> ReadCheckpointManifest(const std::string& checkpoint_folder) {
+  const std::string path = absl::StrCat(checkpoint_folder, "/", kCheckpointManifestName);
+  absl::StatusOr<std::string> text = ReadWholeFile(path, kMaxCheckpointManifestBytes);
   if (absl::IsInvalidArgument(text.status())) return Damaged(path, "longer than any manifest");
   PLAIT_RETURN_IF_ERROR(text.status());
-  return ParseManifest(*text, path);
+  return ParseCheckpointManifest(*text, path);
 }
 
 }  // namespace plait

@@ -12,8 +12,8 @@
 
 namespace plait {
 
-inline constexpr char kManifestName[] = "manifest.textproto";
-inline constexpr int64_t kMaxManifestBytes = 16 << 20;
+inline constexpr char kCheckpointManifestName[] = "manifest.textproto";
+inline constexpr int64_t kMaxCheckpointManifestBytes = 16 << 20;
 
 // What the owner of a run says about a checkpoint, beside its tensors.
 struct CheckpointDescription {
@@ -39,13 +39,14 @@ struct CheckpointManifest {
   std::vector<CheckpointFile> files;
 };
 
-std::string ManifestText(const CheckpointManifest& manifest);
+std::string CheckpointManifestText(const CheckpointManifest& manifest);
 
-// `path` stands for the file in errors. DataLoss, one line, for anything that ManifestText did not
-// write: damage, text that does not parse (with line and column), a newer format, a file name with
-// a folder in it.
-absl::StatusOr<CheckpointManifest> ParseManifest(const std::string& text, const std::string& path);
+// `path` stands for the file in errors. DataLoss, one line, for anything that
+// CheckpointManifestText did not write: damage, text that does not parse (with line and column), a
+// newer format, a file name with a folder in it.
+absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& text,
+                                                           const std::string& path);
 // NotFound or DataLoss.
-absl::StatusOr<CheckpointManifest> ReadManifest(const std::string& checkpoint_folder);
+absl::StatusOr<CheckpointManifest> ReadCheckpointManifest(const std::string& checkpoint_folder);
 
 }  // namespace plait

@@ -124,14 +124,14 @@ TEST_F(DamageTest, ManifestOfDeepNestingIsRefused) {
   std::string text;
   for (int depth = 0; depth < 100000; ++depth) text += "files { ";
   text += "# digest of the lines above: " + DigestOf(text.data(), text.size()) + "\n";
-  EXPECT_THAT(ParseManifest(text, "deep"),
+  EXPECT_THAT(ParseCheckpointManifest(text, "deep"),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("deep")));
 }
 
 TEST_F(DamageTest, ManifestMayNotNameAFileElsewhere) {
   CheckpointManifest manifest;
   manifest.files = {{"../rank-00000.h5", 1, ""}};
-  EXPECT_THAT(ParseManifest(ManifestText(manifest), "manifest"),
+  EXPECT_THAT(ParseCheckpointManifest(CheckpointManifestText(manifest), "manifest"),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("bad file entry")));
 }
 
