@@ -1,5 +1,6 @@
 #include "kernels/causal_convolution.h"
 
+#include "kernels/cpu/causal_convolution.h"
 #include "kernels/reference/causal_convolution.h"
 #include "kernels/shape_check.h"
 
@@ -7,10 +8,13 @@ namespace plait {
 namespace {
 
 constexpr Implementation<CausalConvolutionForwardArgs> kForward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsCausalConvolutionForward, cpu::CausalConvolutionForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<CausalConvolutionForwardArgs>,
      reference::CausalConvolutionForward},
 };
 constexpr Implementation<CausalConvolutionBackwardArgs> kBackward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsCausalConvolutionBackward,
+     cpu::CausalConvolutionBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<CausalConvolutionBackwardArgs>,
      reference::CausalConvolutionBackward},
 };
