@@ -1,5 +1,6 @@
 #include "kernels/elementwise.h"
 
+#include "kernels/cpu/elementwise.h"
 #include "kernels/reference/elementwise.h"
 #include "kernels/shape_check.h"
 
@@ -7,12 +8,15 @@ namespace plait {
 namespace {
 
 constexpr Implementation<ScaledAddArgs> kScaledAdd[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsScaledAdd, cpu::ScaledAdd},
     {"reference", DeviceKind::kCpu, AcceptsAll<ScaledAddArgs>, reference::ScaledAdd},
 };
 constexpr Implementation<ColumnSumArgs> kColumnSum[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsColumnSum, cpu::ColumnSum},
     {"reference", DeviceKind::kCpu, AcceptsAll<ColumnSumArgs>, reference::ColumnSum},
 };
 constexpr Implementation<RowStatisticsArgs> kRowStatistics[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsRowStatistics, cpu::RowStatistics},
     {"reference", DeviceKind::kCpu, AcceptsAll<RowStatisticsArgs>, reference::RowStatistics},
 };
 

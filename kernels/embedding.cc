@@ -1,5 +1,6 @@
 #include "kernels/embedding.h"
 
+#include "kernels/cpu/embedding.h"
 #include "kernels/reference/embedding.h"
 #include "kernels/shape_check.h"
 
@@ -7,9 +8,11 @@ namespace plait {
 namespace {
 
 constexpr Implementation<EmbeddingForwardArgs> kForward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsEmbeddingForward, cpu::EmbeddingForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<EmbeddingForwardArgs>, reference::EmbeddingForward},
 };
 constexpr Implementation<EmbeddingBackwardArgs> kBackward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsEmbeddingBackward, cpu::EmbeddingBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<EmbeddingBackwardArgs>,
      reference::EmbeddingBackward},
 };

@@ -1,5 +1,6 @@
 #include "kernels/gated_activation.h"
 
+#include "kernels/cpu/gated_activation.h"
 #include "kernels/reference/gated_activation.h"
 #include "kernels/shape_check.h"
 
@@ -7,10 +8,12 @@ namespace plait {
 namespace {
 
 constexpr Implementation<GatedActivationForwardArgs> kForward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsGatedActivationForward, cpu::GatedActivationForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<GatedActivationForwardArgs>,
      reference::GatedActivationForward},
 };
 constexpr Implementation<GatedActivationBackwardArgs> kBackward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsGatedActivationBackward, cpu::GatedActivationBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<GatedActivationBackwardArgs>,
      reference::GatedActivationBackward},
 };

@@ -1,5 +1,6 @@
 #include "kernels/optimizer_update.h"
 
+#include "kernels/cpu/optimizer_update.h"
 #include "kernels/reference/optimizer_update.h"
 #include "kernels/shape_check.h"
 
@@ -7,9 +8,11 @@ namespace plait {
 namespace {
 
 constexpr Implementation<AdamWUpdateArgs> kAdamW[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsAdamWUpdate, cpu::AdamWUpdate},
     {"reference", DeviceKind::kCpu, AcceptsAll<AdamWUpdateArgs>, reference::AdamWUpdate},
 };
 constexpr Implementation<SquaredNormArgs> kSquaredNorm[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsSquaredNorm, cpu::SquaredNorm},
     {"reference", DeviceKind::kCpu, AcceptsAll<SquaredNormArgs>, reference::SquaredNorm},
 };
 

@@ -1,5 +1,6 @@
 #include "kernels/token_cross_entropy.h"
 
+#include "kernels/cpu/token_cross_entropy.h"
 #include "kernels/reference/element.h"
 #include "kernels/reference/token_cross_entropy.h"
 #include "kernels/shape_check.h"
@@ -8,6 +9,7 @@ namespace plait {
 namespace {
 
 constexpr Implementation<TokenCrossEntropyArgs> kImplementations[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsTokenCrossEntropy, cpu::TokenCrossEntropy},
     {"reference", DeviceKind::kCpu, AcceptsAll<TokenCrossEntropyArgs>,
      reference::TokenCrossEntropy},
 };

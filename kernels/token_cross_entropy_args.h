@@ -7,7 +7,7 @@
 // is 0 gets zeros, whatever its logits; its target is meaningless. A target outside the vocabulary
 // is no target and has log-probability 0: allowed where the coefficient is 0 or, without
 // coefficients, where it is negative. A logit of -infinity has probability 0; a row of only those,
-// or with NaN or +infinity, gives NaN.
+// or with NaN or +infinity, has log-probability and gradient NaN.
 #pragma once
 
 #include <cstdint>

@@ -168,6 +168,11 @@ TEST(TokenCrossEntropyTest, NotANumberIsNotHidden) {
         EXPECT_TRUE(std::isnan(c.dlogits.data<float>()[1])) << position << " " << bad;
       }
     }
+    Case c(1, 100, DType::kF32, DType::kF32);
+    std::fill_n(c.logits.data<float>(), 100, -kInfinity);
+    ASSERT_OK(TokenCrossEntropy(execution, c.args()));
+    EXPECT_TRUE(std::isnan(c.log_probability.data<float>()[0]));
+    EXPECT_TRUE(std::isnan(c.dlogits.data<float>()[1]));
   });
 }
 
