@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "kernels/cpu/expert_routing.h"
 #include "kernels/reference/expert_routing.h"
 #include "kernels/shape_check.h"
 
@@ -9,16 +10,20 @@ namespace plait {
 namespace {
 
 constexpr Implementation<RouterForwardArgs> kRouterForward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsRouterForward, cpu::RouterForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<RouterForwardArgs>, reference::RouterForward},
 };
 constexpr Implementation<RouterBackwardArgs> kRouterBackward[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsRouterBackward, cpu::RouterBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<RouterBackwardArgs>, reference::RouterBackward},
 };
 constexpr Implementation<ExpertPermutationArgs> kExpertPermutation[] = {
+    {"threaded", DeviceKind::kCpu, AcceptsAll<ExpertPermutationArgs>, cpu::ExpertPermutation},
     {"reference", DeviceKind::kCpu, AcceptsAll<ExpertPermutationArgs>,
      reference::ExpertPermutation},
 };
 constexpr Implementation<CombineRowsArgs> kCombineRows[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsCombineRows, cpu::CombineRows},
     {"reference", DeviceKind::kCpu, AcceptsAll<CombineRowsArgs>, reference::CombineRows},
 };
 

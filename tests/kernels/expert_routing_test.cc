@@ -122,6 +122,20 @@ void ExpectRoutersAgree() {
 
 TEST(ExpertRoutingTest, RoutersAgreeWithTheReference) { ForEachSimdTarget(ExpectRoutersAgree); }
 
+TEST(ExpertRoutingTest, ThreadsDoNotChangeBits) {
+  Execution one({.num_threads = 1}), three({.num_threads = 3});
+  Router a(50, 13, 2, DType::kF32), b(50, 13, 2, DType::kF32);
+  ASSERT_OK(RouterForward(one, a.forward()));
+  ASSERT_OK(RouterForward(three, b.forward()));
+  ASSERT_OK(RouterBackward(one, a.backward()));
+  ASSERT_OK(RouterBackward(three, b.backward()));
+  EXPECT_EQ(a.choices, b.choices);
+  ExpectSameBits("probabilities", a.probabilities, b.probabilities);
+  ExpectSameBits("weights", a.weights, b.weights);
+  ExpectSameBits("log_sum_exp", a.log_sum_exp, b.log_sum_exp);
+  ExpectSameBits("dlogits", a.dlogits, b.dlogits);
+}
+
 TEST(ExpertRoutingTest, EqualLogitsGoToTheLowerExpert) {
   Execution execution;
   for (const auto& implementation : RouterForwardImplementations()) {
