@@ -1,5 +1,6 @@
 #include "kernels/rotary_embedding.h"
 
+#include "kernels/cpu/rotary_embedding.h"
 #include "kernels/reference/rotary_embedding.h"
 #include "kernels/shape_check.h"
 
@@ -7,6 +8,7 @@ namespace plait {
 namespace {
 
 constexpr Implementation<RotaryEmbeddingArgs> kImplementations[] = {
+    {"simd", DeviceKind::kCpu, cpu::AcceptsRotaryEmbedding, cpu::RotaryEmbedding},
     {"reference", DeviceKind::kCpu, AcceptsAll<RotaryEmbeddingArgs>, reference::RotaryEmbedding},
 };
 

@@ -125,6 +125,16 @@ TEST(RotaryEmbeddingTest, ImplementationsAgreeWithTheReference) {
   ForEachSimdTarget(ExpectImplementationsAgree);
 }
 
+TEST(RotaryEmbeddingTest, ThreadsAndEarlierCallsDoNotChangeBits) {
+  Execution one({.num_threads = 1}), two({.num_threads = 2});
+  Case a(37, 3, 20, DType::kBf16), b(37, 3, 20, DType::kBf16), shorter(3, 3, 20, DType::kBf16);
+  ASSERT_OK(RotaryEmbedding(one, a.args(RotaryDirection::kForward)));
+  // Positions up to 2 first, those up to 32 later.
+  ASSERT_OK(RotaryEmbedding(two, shorter.args(RotaryDirection::kForward)));
+  ASSERT_OK(RotaryEmbedding(two, b.args(RotaryDirection::kForward)));
+  ExpectSameBits("x", a.x, b.x);
+}
+
 TEST(RotaryEmbeddingTest, RotatesColumnsOfAWiderMatrix) {
   Execution execution;
   Case alone(5, 2, 8, DType::kF32);
