@@ -12,6 +12,7 @@ namespace plait {
 namespace {
 
 constexpr void (*kCommands[])(CLI::App&, Action&) = {
+    AddPrepareCommand,
     AddCheckpointCommand,
     AddRecipeCommand,
 };

@@ -1,0 +1,100 @@
+// plait prepare
+#include "data/prepare.h"
+
+#include <CLI/CLI.hpp>
+#include <cinttypes>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/status_macros.h"
+#include "tools/plait.h"
+#include "tools/progress.h"
+
+namespace plait {
+namespace {
+
+struct Options {
+  PrepareOptions prepare;
+  bool json = false;
+};
+
+nlohmann::ordered_json SplitJson(const PreparedSplit& split) {
+  return {{"documents", split.documents},
+          {"tokens", split.tokens},
+          {"text_bytes", split.text_bytes},
+          {"shards", split.shards},
+          {"bytes_per_token", split.bytes_per_token()}};
+}
+
+void PrintSplit(const char* name, const PreparedSplit& split) {
+  std::printf("%-9s %10" PRId64 " documents %12" PRId64 " tokens %12" PRId64
+              " bytes of text, %.2f a token, in %" PRId64 " shards\n",
+              name, split.documents, split.tokens, split.text_bytes, split.bytes_per_token(),
+              split.shards);
+}
+
+absl::Status Run(const Options& options) {
+  absl::StatusOr<PrepareResult> result = absl::UnknownError("");
+  {
+    Progress bar;
+    result = Prepare(options.prepare, [&bar](const PrepareProgress& progress) {
+      bar.Update(progress.stage, progress.bytes_done, progress.bytes_total);
+    });
+  }
+  PLAIT_RETURN_IF_ERROR(result.status());
+  if (options.json) {
+    const nlohmann::ordered_json answer = {{"output", options.prepare.output},
+                                           {"vocabulary", result->vocabulary_size},
+                                           {"tokenizer_was_trained", result->tokenizer_was_trained},
+                                           {"train", SplitJson(result->train)},
+                                           {"heldout", SplitJson(result->heldout)}};
+    std::printf("%s\n", answer.dump().c_str());
+    return absl::OkStatus();
+  }
+  std::printf("%s: vocabulary %" PRId64 "%s\n", options.prepare.output.c_str(),
+              result->vocabulary_size,
+              result->tokenizer_was_trained ? ", tokenizer trained here" : "");
+  PrintSplit("train", result->train);
+  PrintSplit("held out", result->heldout);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddPrepareCommand(CLI::App& plait, Action& action) {
+  auto options = std::make_shared<Options>();
+  PrepareOptions& prepare = options->prepare;
+  CLI::App* command =
+      plait.add_subcommand("prepare", "Turns text or JSONL into a tokenizer and token shards");
+  command
+      ->add_option("--input", prepare.inputs, "Text or JSONL files, or folders of them; repeatable")
+      ->required();
+  command->add_option("--output", prepare.output, "Folder to make; it must not exist")->required();
+  command->add_option("--heldout", prepare.heldout_inputs,
+                      "Held-out text; without it, a share of the input is held out");
+  command
+      ->add_option("--heldout-fraction", prepare.heldout_fraction,
+                   "Share of the documents held out where --heldout is not given")
+      ->capture_default_str();
+  command->add_option("--text-field", prepare.text_field, "Field of a JSONL line that is the text")
+      ->capture_default_str();
+  command->add_option("--tokenizer", prepare.tokenizer,
+                      "SentencePiece model to use; without it, one is trained");
+  command->add_option("--vocabulary", prepare.vocabulary_size, "Pieces of a tokenizer trained here")
+      ->capture_default_str();
+  command
+      ->add_option("--tokenizer-training-bytes", prepare.tokenizer_training_bytes,
+                   "Text that training a tokenizer looks at")
+      ->capture_default_str();
+  command->add_option("--shard-tokens", prepare.shard_tokens, "Tokens after which a shard is full")
+      ->capture_default_str();
+  command->add_option("--seed", prepare.seed, "Of what is held out and what is sampled")
+      ->capture_default_str();
+  command->add_option("--threads", prepare.num_threads, "0: every core")->capture_default_str();
+  command->add_flag("--json", options->json, "Answers with one JSON object");
+  command->footer("Example: plait prepare --input text/ --vocabulary 8192 --output data");
+  command->callback([options, &action] { action = [options] { return Run(*options); }; });
+}
+
+}  // namespace plait
