@@ -1,6 +1,7 @@
 #include "kernels/grouped_matmul.h"
 
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/onednn_grouped_matmul.h"
 #include "kernels/reference/grouped_matmul.h"
 #include "kernels/shape_check.h"
 
@@ -8,11 +9,20 @@ namespace plait {
 namespace {
 
 constexpr Implementation<GroupedMatmulArgs> kMatmul[] = {
+    {"onednn bf16", DeviceKind::kCpu, cpu::AcceptsOnednnBf16GroupedMatmul,
+     cpu::OnednnGroupedMatmul},
     {"simd", DeviceKind::kCpu, cpu::AcceptsGroupedMatmul, cpu::GroupedMatmul},
+    // Behind simd: below AVX-512 its rows depend on their neighbours.
+    {"onednn f32", DeviceKind::kCpu, cpu::AcceptsOnednnF32GroupedMatmul, cpu::OnednnGroupedMatmul},
     {"reference", DeviceKind::kCpu, AcceptsAll<GroupedMatmulArgs>, reference::GroupedMatmul},
 };
 constexpr Implementation<GroupedWeightGradientArgs> kWeightGradient[] = {
+    {"onednn bf16", DeviceKind::kCpu, cpu::AcceptsOnednnBf16GroupedWeightGradient,
+     cpu::OnednnGroupedWeightGradient},
     {"simd", DeviceKind::kCpu, cpu::AcceptsGroupedWeightGradient, cpu::GroupedWeightGradient},
+    // Behind simd: below AVX-512 its rows depend on their neighbours.
+    {"onednn f32", DeviceKind::kCpu, cpu::AcceptsOnednnF32GroupedWeightGradient,
+     cpu::OnednnGroupedWeightGradient},
     {"reference", DeviceKind::kCpu, AcceptsAll<GroupedWeightGradientArgs>,
      reference::GroupedWeightGradient},
 };

@@ -1,6 +1,7 @@
 #include "kernels/matmul.h"
 
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/onednn_matmul.h"
 #include "kernels/reference/matmul.h"
 #include "kernels/shape_check.h"
 
@@ -8,7 +9,10 @@ namespace plait {
 namespace {
 
 constexpr Implementation<MatmulArgs> kMatmul[] = {
+    {"onednn bf16", DeviceKind::kCpu, cpu::AcceptsOnednnBf16Matmul, cpu::OnednnMatmul},
     {"simd", DeviceKind::kCpu, cpu::AcceptsMatmul, cpu::Matmul},
+    // Behind simd: below AVX-512 its rows depend on their neighbours.
+    {"onednn f32", DeviceKind::kCpu, cpu::AcceptsOnednnF32Matmul, cpu::OnednnMatmul},
     {"reference", DeviceKind::kCpu, AcceptsAll<MatmulArgs>, reference::Matmul},
 };
 

@@ -62,7 +62,7 @@ struct Case {
 
 const std::vector<std::vector<int32_t>>& GroupSizes() {
   static const auto* sizes = new std::vector<std::vector<int32_t>>{
-      {5, 0, 13, 1}, {0, 0, 0, 40}, {30}, {1, 1, 1, 1, 0}, {0, 0}};
+      {5, 0, 13, 1}, {0, 0, 0, 40}, {30}, {1, 1, 1, 1, 0}, {0, 0}, {600, 3}};
   return *sizes;
 }
 
@@ -154,6 +154,20 @@ TEST(GroupedMatmulTest, RowsDoNotDependOnTheirGroup) {
     };
     ExpectSameBits("first group", row(alone.out, 0), row(among.out, 17));
     ExpectSameBits("second group", row(alone.out, 1), row(among.out, 162));
+  }
+}
+
+TEST(GroupedMatmulTest, Bf16AndF32HaveMoreThanTheReference) {
+  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+    Case c({5, 3}, 4, 3, Transpose::kNo, dtype, dtype);
+    int accepted = 0;
+    for (const auto& implementation : GroupedMatmulImplementations()) {
+      accepted += implementation.accepts(c.forward()).empty() ? 1 : 0;
+    }
+    for (const auto& implementation : GroupedWeightGradientImplementations()) {
+      accepted += implementation.accepts(c.weight_gradient()).empty() ? 1 : 0;
+    }
+    EXPECT_GE(accepted, dtype == DType::kF32 ? 6 : 4) << Name(dtype);
   }
 }
 
