@@ -129,6 +129,20 @@ bool Exists(hid_t file, const std::string& name) {
   }
 }
 
+// Makes the groups that `name` lies in, without times, so that equal content gives equal bytes.
+bool MakeGroups(hid_t file, const std::string& name) {
+  PropertyHandle creation(H5Pcreate(H5P_GROUP_CREATE));
+  if (H5Pset_obj_track_times(creation.id(), false) < 0) return false;
+  for (size_t slash = name.find('/'); slash != std::string::npos;
+       slash = name.find('/', slash + 1)) {
+    const std::string group = name.substr(0, slash);
+    if (Exists(file, group)) continue;
+    Handle<H5Gclose> made(H5Gcreate2(file, group.c_str(), H5P_DEFAULT, creation.id(), H5P_DEFAULT));
+    if (!made.ok()) return false;
+  }
+  return true;
+}
+
 absl::Status DataLoss(const std::string& path, const std::string& name, const char* what) {
   const Reason reason = TakeReason();
   return absl::DataLossError(absl::StrCat(path, ": ", name, ": ", what, ": ", reason.text));
@@ -260,7 +274,9 @@ absl::StatusOr<Hdf5File> Hdf5File::Create(const std::string& path) {
   PropertyHandle access(FileAccess());
   Hdf5File file;
   file.path_ = path;
-  file.file_ = H5Fcreate(path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access.id());
+  PropertyHandle creation(H5Pcreate(H5P_FILE_CREATE));
+  H5Pset_obj_track_times(creation.id(), false);
+  file.file_ = H5Fcreate(path.c_str(), H5F_ACC_EXCL, creation.id(), access.id());
   if (file.file_ < 0) {
     const Reason reason = TakeReason();
     const std::string message = absl::StrCat(path, ": cannot be created: ", reason.text);
@@ -349,10 +365,9 @@ absl::Status Hdf5File::CreateDataset(const std::string& name, Hdf5Type type, int
     return absl::AlreadyExistsError(absl::StrCat(path_, ": ", name, " is written already"));
   const hsize_t size = static_cast<hsize_t>(num_elements);
   SpaceHandle space(H5Screate_simple(1, &size, nullptr));
-  PropertyHandle link(H5Pcreate(H5P_LINK_CREATE));
   PropertyHandle creation(H5Pcreate(H5P_DATASET_CREATE));
-  bool prepared = space.ok() && link.ok() && creation.ok() &&
-                  H5Pset_create_intermediate_group(link.id(), 1) >= 0 &&
+  bool prepared = MakeGroups(file_, name) && space.ok() && creation.ok() &&
+                  H5Pset_obj_track_times(creation.id(), false) >= 0 &&
                   H5Pset_fill_time(creation.id(), H5D_FILL_TIME_NEVER) >= 0;
   if (layout == Hdf5Layout::kChunkedWithChecksum && num_elements > 0) {
     const hsize_t chunk = static_cast<hsize_t>(std::min(num_elements, kChunkBytes / SizeOf(type)));
@@ -363,7 +378,7 @@ absl::Status Hdf5File::CreateDataset(const std::string& name, Hdf5Type type, int
                H5Pset_alloc_time(creation.id(), H5D_ALLOC_TIME_EARLY) >= 0;
   }
   if (!prepared) return WriteFailed(name);
-  DatasetHandle dataset(H5Dcreate2(file_, name.c_str(), NativeType(type), space.id(), link.id(),
+  DatasetHandle dataset(H5Dcreate2(file_, name.c_str(), NativeType(type), space.id(), H5P_DEFAULT,
                                    creation.id(), H5P_DEFAULT));
   if (!dataset.ok() || !dataset.Close()) return WriteFailed(name);
   if (type == Hdf5Type::kBf16) return SetAttribute(name, kDtypeAttribute, Name(type));

@@ -3,6 +3,7 @@
 //  * Datasets are flat (one dimension); a logical shape is an attribute of the caller's. Names may
 //  contain '/': groups are
 //    made as needed. bf16 is stored as u16 with the attribute plait_dtype = "bf16".
+//  * No times are stored: the same content written in the same order gives the same bytes.
 //  * Files are written in the newest format, which marks a file as open for writing: one that a
 //  killed process left
 //    behind refuses to open.

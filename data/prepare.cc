@@ -1,5 +1,7 @@
 #include "data/prepare.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <optional>
@@ -106,7 +108,8 @@ class Preparation {
         progress_(std::move(progress)),
         folder_(std::move(folder)),
         num_threads_(options.num_threads > 0 ? options.num_threads : NumAvailableCores()),
-        choice_(options.seed, options.heldout_inputs.empty() ? options.heldout_fraction : 0.0) {}
+        choice_(options.seed, options.heldout_inputs.empty() ? options.heldout_fraction : 0.0),
+        caches_(static_cast<size_t>(num_threads_)) {}
 
   absl::StatusOr<PrepareResult> Run() {
     PLAIT_RETURN_IF_ERROR(Scan());
@@ -180,6 +183,7 @@ class Preparation {
 
   // Blocks of documents, each tokenised by all threads and then added in order.
   absl::Status Tokenise(CorpusReader& corpus, ShardBuilder* train, ShardBuilder* heldout) {
+    Report("tokenise", corpus);
     for (bool more = true; more;) {
       std::vector<Document> documents;
       for (size_t bytes = 0; bytes < kBlockBytes;) {
@@ -193,8 +197,9 @@ class Preparation {
       const int64_t count = static_cast<int64_t>(documents.size());
 #pragma omp parallel for schedule(dynamic) num_threads(num_threads_)
       for (int64_t i = 0; i < count; ++i) {
-        encoded[static_cast<size_t>(i)] =
-            tokenizer_->Encode(documents[static_cast<size_t>(i)].text);
+        WordCache& cache = caches_[static_cast<size_t>(omp_get_thread_num())];
+        const size_t document = static_cast<size_t>(i);
+        encoded[document] = tokenizer_->Encode(documents[document].text, &cache);
       }
       for (size_t i = 0; i < documents.size(); ++i) {
         if (!encoded[i].ok()) return Annotate(encoded[i].status(), documents[i].name);
@@ -259,6 +264,7 @@ class Preparation {
   std::optional<CorpusReader> corpus_;
   std::optional<CorpusReader> heldout_corpus_;
   std::optional<Tokenizer> tokenizer_;
+  std::vector<WordCache> caches_;  // by thread
   int64_t text_bytes_ = 0;
 };
 

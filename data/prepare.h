@@ -30,7 +30,7 @@ struct PrepareOptions {
   int64_t vocabulary_size = 32000;  // of a tokenizer trained here
   // Training takes all of the text, or blocks of lines chosen by a keyed hash that make about this
   // much.
-  int64_t tokenizer_training_bytes = int64_t{64} << 20;
+  int64_t tokenizer_training_bytes = int64_t{16} << 20;
   int64_t shard_tokens = int64_t{1} << 27;  // a shard is closed by the document that reaches this
   uint64_t seed = 1;                        // of the two keyed hashes
   int num_threads = 0;                      // 0: every core this process may use

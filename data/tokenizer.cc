@@ -20,6 +20,8 @@ constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
 constexpr std::string_view kUnknownText = " \xe2\x81\x87 ";
 // The library's working memory grows with the text: longer ones are cut after a newline.
 constexpr size_t kSegmentBytes = 1 << 16;
+constexpr size_t kMaxCachedWordBytes = 64;
+constexpr size_t kMaxCachedWords = 1 << 20;
 
 std::string WithSpaces(std::string_view piece) {
   std::string text;
@@ -33,6 +35,12 @@ std::string WithSpaces(std::string_view piece) {
     }
   }
   return text;
+}
+
+// Whether a space follows another character.
+bool HasInnerSpace(std::string_view text) {
+  const size_t word = text.find_first_not_of(' ');
+  return word != std::string_view::npos && text.find(' ', word) != std::string_view::npos;
 }
 
 // The byte of "<0x0A>", or -1.
@@ -80,6 +88,7 @@ absl::StatusOr<Tokenizer> Tokenizer::FromBytes(std::string model_bytes, const st
   tokenizer.name_ = name;
   tokenizer.id_of_byte_.assign(256, -1);
   tokenizer.newline_ends_pieces_ = true;
+  tokenizer.space_begins_pieces_ = true;
   for (size_t id = 0; id < scanned->pieces.size(); ++id) {
     const ScannedPiece& piece = scanned->pieces[id];
     if (piece.type == PieceType::kByte) {
@@ -88,6 +97,9 @@ absl::StatusOr<Tokenizer> Tokenizer::FromBytes(std::string model_bytes, const st
       tokenizer.id_of_byte_[static_cast<size_t>(byte)] = static_cast<int32_t>(id);
     }
     tokenizer.id_bytes_.push_back(BytesOfPiece(piece, scanned->escape_whitespaces));
+    if (piece.type != PieceType::kUnknown && HasInnerSpace(tokenizer.id_bytes_.back())) {
+      tokenizer.space_begins_pieces_ = false;
+    }
     const size_t newline = piece.text.find('\n');
     if (newline != std::string::npos && newline + 1 != piece.text.size())
       tokenizer.newline_ends_pieces_ = false;
@@ -120,7 +132,29 @@ absl::Status Tokenizer::EncodeSegment(std::string_view text, std::vector<int32_t
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text) const {
+absl::Status Tokenizer::EncodeWords(std::string_view text, WordCache& cache,
+                                    std::vector<int32_t>* ids) const {
+  while (!text.empty()) {
+    // A word: spaces, then all up to the next space.
+    const size_t letters = std::min(text.find_first_not_of(' '), text.size());
+    const std::string word(text.substr(0, std::min(text.find(' ', letters), text.size())));
+    auto entry = cache.ids.find(word);
+    if (entry == cache.ids.end()) {
+      std::vector<int32_t> word_ids;
+      PLAIT_RETURN_IF_ERROR(EncodeSegment(word, &word_ids));
+      ids->insert(ids->end(), word_ids.begin(), word_ids.end());
+      if (cache.ids.size() >= kMaxCachedWords) cache.ids.clear();
+      if (word.size() <= kMaxCachedWordBytes) cache.ids.emplace(word, std::move(word_ids));
+    } else {
+      ids->insert(ids->end(), entry->second.begin(), entry->second.end());
+    }
+    text.remove_prefix(word.size());
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
+                                                       WordCache* cache) const {
   if (const int64_t offset = FirstInvalidUtf8(text); offset >= 0) {
     return absl::InvalidArgumentError(absl::StrCat("invalid UTF-8 at byte ", offset));
   }
@@ -137,7 +171,12 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text) co
     }
     const size_t symbol = text.substr(0, end).find(kSpaceSymbol);
     if (symbol != std::string_view::npos) end = symbol;
-    if (end > 0) PLAIT_RETURN_IF_ERROR(EncodeSegment(text.substr(0, end), &ids));
+    const std::string_view segment = text.substr(0, end);
+    if (cache != nullptr && space_begins_pieces_) {
+      PLAIT_RETURN_IF_ERROR(EncodeWords(segment, *cache, &ids));
+    } else if (!segment.empty()) {
+      PLAIT_RETURN_IF_ERROR(EncodeSegment(segment, &ids));
+    }
     text.remove_prefix(end);
     if (symbol != std::string_view::npos) {
       for (char byte : kSpaceSymbol) ids.push_back(id_of_byte_[static_cast<uint8_t>(byte)]);

@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -19,6 +20,12 @@
 namespace plait {
 
 class SentencePieceModel;
+
+// Ids of words seen before, for encoding much text: natural text repeats most of its words. One per
+// thread.
+struct WordCache {
+  std::unordered_map<std::string, std::vector<int32_t>> ids;
+};
 
 class Tokenizer {
  public:
@@ -32,9 +39,10 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
 
-  // Ids of the text alone, without BOS and EOS. InvalidArgument, with the byte offset, for invalid
-  // UTF-8. Thread-safe.
-  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text) const;
+  // Ids of the text alone, without BOS and EOS. The same with a cache and without. InvalidArgument,
+  // with the byte offset, for invalid UTF-8. Thread-safe, with a cache for each thread.
+  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text,
+                                              WordCache* cache = nullptr) const;
   // The ids' bytes one after the other; control tokens give none. Ids not made by Encode may give
   // invalid UTF-8. OutOfRange for an id outside the vocabulary.
   absl::StatusOr<std::string> Decode(std::span<const int32_t> ids) const;
@@ -59,6 +67,8 @@ class Tokenizer {
  private:
   Tokenizer() = default;
   absl::Status EncodeSegment(std::string_view text, std::vector<int32_t>* ids) const;
+  absl::Status EncodeWords(std::string_view text, WordCache& cache,
+                           std::vector<int32_t>* ids) const;
 
   std::unique_ptr<SentencePieceModel> model_;
   std::string model_bytes_;
@@ -71,6 +81,8 @@ class Tokenizer {
   bool is_lossless_ = false;
   // No piece has a newline before its last character, so that a text may be encoded line by line.
   bool newline_ends_pieces_ = false;
+  // No piece has a space after another character, so that a text may be encoded word by word.
+  bool space_begins_pieces_ = false;
 };
 
 // Text as it is generated, one id at a time. Never gives half a character: bytes are held back

@@ -99,6 +99,19 @@ TEST(Hdf5FileTest, ContiguousOffsetLeadsToTheBytes) {
       StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("a.h5: chunked: not contiguous")));
 }
 
+TEST(Hdf5FileTest, SameContentGivesTheSameBytesAtAnotherTime) {
+  TemporaryFolder folder;
+  for (const char* name : {"a.h5", "b.h5"}) {
+    ASSERT_OK_AND_ASSIGN(Hdf5File writer, Hdf5File::Create(folder.File(name)));
+    ASSERT_OK(writer.Write<float>("group/inner/x", Ramp(1000), Hdf5Layout::kContiguous));
+    ASSERT_OK(writer.Write<float>("y", Ramp(1000), Hdf5Layout::kChunkedWithChecksum));
+    ASSERT_OK(writer.SetAttribute("/", "count", int64_t{5}));
+    ASSERT_OK(writer.Close());
+    sleep(1);  // the resolution of HDF5's times is one second
+  }
+  EXPECT_EQ(*DigestOfFile(folder.File("a.h5")), *DigestOfFile(folder.File("b.h5")));
+}
+
 TEST(Hdf5FileTest, AttributesReadBack) {
   TemporaryFolder folder;
   const std::string path = folder.File("a.h5");

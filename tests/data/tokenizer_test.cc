@@ -94,6 +94,18 @@ TEST(TokenizerTest, LongTextsEncodeAsTheirLinesDo) {
   ExpectExact(text);
 }
 
+TEST(TokenizerTest, CacheChangesNothing) {
+  const Tokenizer& tokenizer = TestTokenizer();
+  WordCache cache;
+  for (uint64_t seed = 0; seed < 60; ++seed) {
+    const std::string text = seed % 3 == 0   ? RandomText(seed, 300)
+                             : seed % 3 == 1 ? SampleText(seed, 300)
+                                             : std::string(seed, ' ') + kMultilingual;
+    EXPECT_EQ(*tokenizer.Encode(text, &cache), *tokenizer.Encode(text));
+  }
+  EXPECT_GT(cache.ids.size(), 100u);
+}
+
 TEST(TokenizerTest, SpecialIdsAreThoseOfTraining) {
   const Tokenizer& tokenizer = TestTokenizer();
   EXPECT_EQ(tokenizer.vocabulary_size(), 600);
