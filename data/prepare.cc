@@ -1,7 +1,5 @@
 #include "data/prepare.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <optional>
@@ -108,8 +106,7 @@ class Preparation {
         progress_(std::move(progress)),
         folder_(std::move(folder)),
         num_threads_(options.num_threads > 0 ? options.num_threads : NumAvailableCores()),
-        choice_(options.seed, options.heldout_inputs.empty() ? options.heldout_fraction : 0.0),
-        caches_(static_cast<size_t>(num_threads_)) {}
+        choice_(options.seed, options.heldout_inputs.empty() ? options.heldout_fraction : 0.0) {}
 
   absl::StatusOr<PrepareResult> Run() {
     PLAIT_RETURN_IF_ERROR(Scan());
@@ -195,11 +192,14 @@ class Preparation {
       }
       std::vector<absl::StatusOr<std::vector<int32_t>>> encoded(documents.size());
       const int64_t count = static_cast<int64_t>(documents.size());
-#pragma omp parallel for schedule(dynamic) num_threads(num_threads_)
-      for (int64_t i = 0; i < count; ++i) {
-        WordCache& cache = caches_[static_cast<size_t>(omp_get_thread_num())];
-        const size_t document = static_cast<size_t>(i);
-        encoded[document] = tokenizer_->Encode(documents[document].text, &cache);
+#pragma omp parallel num_threads(num_threads_)
+      {
+        WordCache cache;
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < count; ++i) {
+          const size_t document = static_cast<size_t>(i);
+          encoded[document] = tokenizer_->Encode(documents[document].text, &cache);
+        }
       }
       for (size_t i = 0; i < documents.size(); ++i) {
         if (!encoded[i].ok()) return Annotate(encoded[i].status(), documents[i].name);
@@ -264,7 +264,6 @@ class Preparation {
   std::optional<CorpusReader> corpus_;
   std::optional<CorpusReader> heldout_corpus_;
   std::optional<Tokenizer> tokenizer_;
-  std::vector<WordCache> caches_;  // by thread
   int64_t text_bytes_ = 0;
 };
 
