@@ -5,6 +5,8 @@ target_include_directories(plait_flags INTERFACE ${PROJECT_SOURCE_DIR} ${PROJECT
 target_compile_options(plait_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wno-missing-field-initializers
     -ffp-contract=off -fno-math-errno>)
+# No executable exports what it took from an archive: see Protobuf in dependencies.cmake.
+target_link_options(plait_flags INTERFACE -Wl,--exclude-libs,ALL)
 if(PLAIT_SANITIZE)
   target_compile_options(plait_flags INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${PLAIT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
