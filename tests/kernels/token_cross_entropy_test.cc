@@ -118,6 +118,25 @@ TEST(TokenCrossEntropyTest, ExtremeLogitsStayExact) {
   });
 }
 
+// The largest logit comes last, tiles after the first: the sum so far must be scaled down to it.
+TEST(TokenCrossEntropyTest, ALaterMaximumRescalesTheSum) {
+  ForEachSimdTarget([] {
+    Execution execution;
+    const int64_t vocabulary = 5000;
+    Case c(1, vocabulary, DType::kF32, DType::kF32);
+    c.logits.FillZero();
+    c.logits.data<float>()[vocabulary - 1] = 3.0f;
+    c.coefficient = Tensor::FromValues<float>({1}, {1.0f});
+    c.targets = {static_cast<int32_t>(vocabulary - 1)};
+    ASSERT_OK(TokenCrossEntropy(execution, c.args()));
+    const double sum = 1 + static_cast<double>(vocabulary - 1) * std::exp(-3.0);
+    const double bound = RoundingError(DType::kF32) * static_cast<double>(vocabulary);
+    EXPECT_NEAR(c.log_probability.data<float>()[0], -std::log(sum), bound);
+    EXPECT_NEAR(c.log_sum_exp.data<float>()[0], 3 + std::log(sum), bound);
+    EXPECT_NEAR(c.dlogits.data<float>()[0], -std::exp(-3.0) / sum, bound / sum);
+  });
+}
+
 TEST(TokenCrossEntropyTest, MinusInfinityHasProbabilityZero) {
   ForEachSimdTarget([] {
     Execution execution;
