@@ -173,9 +173,6 @@ void CheckActivationLoss(const Model& model, ProblemList& problems) {
     if (!seen.insert(site).second) {
       problems.Add(field, ActivationLoss::Site_Name(site), "is listed twice");
     }
-    if (site != ActivationLoss::BLOCK_OUTPUT) {
-      problems.Add(field, ActivationLoss::Site_Name(site), "is not built yet; use BLOCK_OUTPUT");
-    }
   }
 }
 

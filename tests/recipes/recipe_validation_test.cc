@@ -159,12 +159,6 @@ INSTANTIATE_TEST_SUITE_P(
                   "recipe model.initializer_range = -1 must be greater than 0"},
         BadRecipe{kHybrid, "model.activation_loss.coefficient=-1",
                   "recipe model.activation_loss.coefficient = -1 must be at least 0"},
-        BadRecipe{kHybrid, "model.activation_loss.sites=RESIDUAL",
-                  "recipe model.activation_loss.sites.0 = RESIDUAL is not built yet; use "
-                  "BLOCK_OUTPUT"},
-        BadRecipe{kHybrid, "model.activation_loss.sites=BLOCK_OUTPUT,EXPERT_OUTPUT",
-                  "recipe model.activation_loss.sites.1 = EXPERT_OUTPUT is not built yet; use "
-                  "BLOCK_OUTPUT"},
         BadRecipe{kHybrid, "model.activation_loss.sites=BLOCK_OUTPUT,BLOCK_OUTPUT",
                   "recipe model.activation_loss.sites.1 = BLOCK_OUTPUT is listed twice"}));
 
