@@ -4,6 +4,7 @@
 // foreach_target first: it includes this file once per target.
 #include <algorithm>
 
+#include "hwy/cache_control.h"
 #include "kernels/cpu/causal_convolution.h"
 #include "kernels/cpu/exponential-inl.h"
 
@@ -31,6 +32,10 @@ struct Lanes {
   void Store(F32 value, T* row) const {
     if (HWY_LIKELY(count == kLanes)) return StoreF32(F32Tag(), value, row + channel);
     StoreF32N(F32Tag(), value, row + channel, static_cast<size_t>(count));
+  }
+  template <class T>
+  void Prefetch(const T* row) const {
+    hwy::Prefetch(row + channel);
   }
 };
 
@@ -87,6 +92,9 @@ void ForwardLanes(const CausalConvolutionForwardArgs& args, const Taps<kWidth>& 
   for (; t < end; ++t) {
     for (int j = 0; j < kWidth - 1; ++j) window[j] = window[j + 1];
     window[kWidth - 1] = lanes.Load(args.x.row<T>(t));
+    // Rows are far apart, so the processor does not foresee the next one.
+    lanes.Prefetch(args.x.row<T>(std::min(t + kTile, args.x.rows - 1)));
+    lanes.Prefetch(args.y.row<T>(std::min(t + kTile, args.x.rows - 1)));
     const F32 pre = Convolve<kWidth>(taps, bias, window);
     lanes.Store(hn::Mul(pre, Logistic(d, pre)), args.y.row<T>(t));
   }
@@ -163,6 +171,9 @@ void BackwardLanes(const CausalConvolutionBackwardArgs& args, const Taps<kWidth>
     }
     const int64_t oldest = t - (kWidth - 1);
     window[0] = oldest >= begin ? lanes.Load(args.x.row<T>(oldest)) : hn::Zero(d);
+    for (const ConstMatrixView& view : {args.x, args.dy, ConstMatrixView(args.dx)}) {
+      lanes.Prefetch(view.row<T>(std::max<int64_t>(t - kTile, 0)));
+    }
     const F32 pre = Convolve<kWidth>(taps, bias, window);
     const F32 sigmoid = Logistic(d, pre);
     const F32 slope = hn::Mul(sigmoid, hn::MulAdd(pre, hn::Sub(one, sigmoid), one));

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "hwy/cache_control.h"
 #include "kernels/cpu/exponential-inl.h"
 #include "kernels/cpu/selective_scan_segments.h"
 
@@ -53,6 +54,14 @@ struct Line {
     T* to = row + channel + vector * kLanes;
     if (HWY_LIKELY(lanes(vector) == kLanes)) return StoreF32(F32Tag(), value, to);
     StoreF32N(F32Tag(), value, to, static_cast<size_t>(lanes(vector)));
+  }
+  // Rows are far apart, so the processor does not foresee the next one.
+  template <class T>
+  void Prefetch(const T* row) const {
+    const char* from = reinterpret_cast<const char*>(row + channel);
+    for (int64_t byte = 0; byte < count * static_cast<int64_t>(sizeof(T)); byte += 64) {
+      hwy::Prefetch(from + byte);
+    }
   }
 };
 

@@ -192,6 +192,11 @@ void LoadTile(const SelectiveScanBackwardArgs& args, const Line& line, const flo
     bias[v] = line.Load(in.dt_bias.as<float>(), v);
   }
   for (int64_t t = begin; t < end; ++t) {
+    const int64_t ahead = std::max<int64_t>(t - kTile, 0);
+    for (const ConstMatrixView* view : {&in.dt, &in.x, &in.z, &args.dy}) {
+      line.Prefetch(view->row<T>(ahead));
+    }
+    for (const MatrixView* view : {&args.dx, &args.ddt, &args.dz}) line.Prefetch(view->row<T>(t));
     for (int64_t v = 0; v < line.vectors(); ++v) {
       const int64_t at = At(v, t - begin);
       const auto [delta, slope] = Softplus(d, hn::Add(line.Load(in.dt.row<T>(t), v), bias[v]));

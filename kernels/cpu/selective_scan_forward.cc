@@ -107,6 +107,11 @@ void ForwardLine(const SelectiveScanForwardArgs& args, const ScanSegments& segme
     LoadStateRows(in.c, begin, end, scratch.c);
     bool clamped[kVectors] = {};
     for (int64_t t = begin; t < end; ++t) {
+      const int64_t ahead = std::min(t + kTile, tokens - 1);
+      line.Prefetch(in.dt.row<T>(ahead));
+      line.Prefetch(in.x.row<T>(ahead));
+      line.Prefetch(in.z.row<T>(t));
+      line.Prefetch(args.y.row<T>(t));
       for (int64_t v = 0; v < line.vectors(); ++v) {
         const F32 delta = Softplus(d, hn::Add(line.Load(in.dt.row<T>(t), v), bias[v])).value;
         const F32 x = line.Load(in.x.row<T>(t), v);
