@@ -65,6 +65,28 @@ struct Line {
   }
 };
 
+// A line with all of its channels: the same without a choice per vector, for the loops over every
+// token.
+struct WholeLine {
+  explicit WholeLine(const Line& line) : channel(line.channel) {}
+  int64_t channel;
+
+  static constexpr int64_t vectors() { return kVectors; }
+
+  template <class T>
+  F32 Load(const T* row, int64_t vector) const {
+    return LoadF32(F32Tag(), row + channel + vector * kLanes);
+  }
+  template <class T>
+  void Store(F32 value, T* row, int64_t vector) const {
+    StoreF32(F32Tag(), value, row + channel + vector * kLanes);
+  }
+  template <class T>
+  void Prefetch(const T* row) const {
+    Line{channel, kLine}.Prefetch(row);
+  }
+};
+
 // A log2(e) of a line, [padded states, kLine]: exp(delta A) = 2^(delta a2).
 inline void LoadDecayRates(const SelectiveScanInputs& in, const Line& line, float* a2) {
   const F32Tag d;
@@ -116,13 +138,30 @@ inline void LoadStateRows(const ConstMatrixView& from, int64_t begin, int64_t en
   LoadStateRows<BFloat16>(from, begin, end, to);
 }
 
-// 2^(delta a2). Clamped: for any exponent; a decay below 2^-126 becomes that. Equal bits where both
-// may be used.
+// Scratch of one block of states over a tile and a vector of channels: [tokens, kStateBlock,
+// lanes].
+inline constexpr int64_t kTileStates = kTile * kStateBlock * kLanes;
+
+// decay = 2^(delta a2) for tokens [begin, end) of the tile, one vector of channels, states [n, n +
+// kStateBlock). On its own rather than inside the recurrence, so that the processor overlaps the
+// exponentials of many tokens. Clamped: for any exponent, a decay below 2^-126 becomes that; equal
+// bits where both may be used. delta: [tokens, lanes].
 template <bool kClamped>
-HWY_INLINE F32 Decay(F32Tag d, F32 delta, F32 a2) {
-  F32 exponent = hn::Mul(delta, a2);
-  if constexpr (kClamped) exponent = hn::Max(exponent, hn::Set(d, -kExp2Limit));
-  return Exp2(d, exponent);
+HWY_NOINLINE void Decays(const float* a2_line, const float* delta, int64_t vector, int64_t n,
+                         int64_t begin, int64_t end, float* decay) {
+  const F32Tag d;
+  F32 a2[kStateBlock];
+  for (int s = 0; s < kStateBlock; ++s) {
+    a2[s] = hn::LoadU(d, a2_line + (n + s) * kLine + vector * kLanes);
+  }
+  for (int64_t t = begin; t < end; ++t) {
+    const F32 step = hn::LoadU(d, delta + t * kLanes);
+    for (int s = 0; s < kStateBlock; ++s) {
+      F32 exponent = hn::Mul(step, a2[s]);
+      if constexpr (kClamped) exponent = hn::Max(exponent, hn::Set(d, -kExp2Limit));
+      hn::StoreU(Exp2(d, exponent), d, decay + (t * kStateBlock + s) * kLanes);
+    }
+  }
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

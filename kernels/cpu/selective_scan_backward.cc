@@ -50,7 +50,7 @@ struct BackwardScratch {
     for (float** tile : {&delta, &slope, &dx, &dyy, &dz_factor, &u, &g_b, &ddelta}) {
       *tile = take(kTileLine);
     }
-    decay = take(kTile * kStateBlock * kLanes), carried = take(kTile * kStateBlock * kLanes);
+    decay = take(kTileStates), carried = take(kTileStates);
     a2 = take(padded * kGroup), h = take(padded * kLine);
     b = take(kTile * padded + kLine), c = take(kTile * padded + kLine);
     db = take(PartialSize(padded)), dc = take(PartialSize(padded));
@@ -59,7 +59,7 @@ struct BackwardScratch {
     return kTile * padded / kStateBlock * kPartialLanes;
   }
   static int64_t Size(int64_t padded) {
-    return 8 * kTileLine + 2 * kTile * kStateBlock * kLanes + padded * (kGroup + kLine) +
+    return 8 * kTileLine + 2 * kTileStates + padded * (kGroup + kLine) +
            2 * (kTile * padded + kLine) + 2 * PartialSize(padded);
   }
 
@@ -86,15 +86,13 @@ struct BackwardState {
 
 // h through the tile once more, forwards, for states [n, n + kStateBlock) of one vector: keeps what
 // the way back reads, adds to u and dc.
-template <bool kClamped>
-HWY_NOINLINE void Redo(const BackwardScratch& scratch, const float* a2_line,
-                       const ScanSegment* first, const ScanSegment* last, int64_t tile_begin,
-                       int64_t padded, int64_t vector, int64_t n) {
+HWY_NOINLINE void Redo(const BackwardScratch& scratch, const ScanSegment* first,
+                       const ScanSegment* last, int64_t tile_begin, int64_t padded, int64_t vector,
+                       int64_t n) {
   const F32Tag d;
   constexpr int kStates = kStateBlock;
-  F32 a2[kStates], h[kStates];
+  F32 h[kStates];
   for (int s = 0; s < kStates; ++s) {
-    a2[s] = hn::LoadU(d, a2_line + (n + s) * kLine + vector * kLanes);
     h[s] = hn::LoadU(d, scratch.h + (n + s) * kLine + vector * kLanes);
   }
   for (const ScanSegment* segment = first; segment != last; ++segment) {
@@ -102,7 +100,6 @@ HWY_NOINLINE void Redo(const BackwardScratch& scratch, const float* a2_line,
       for (int s = 0; s < kStates; ++s) h[s] = hn::Zero(d);
     }
     for (int64_t t = segment->begin - tile_begin; t < segment->end - tile_begin; ++t) {
-      const F32 delta = hn::LoadU(d, scratch.delta + At(vector, t));
       const F32 dx = hn::LoadU(d, scratch.dx + At(vector, t));
       const F32 dyy = hn::LoadU(d, scratch.dyy + At(vector, t));
       F32 u = hn::LoadU(d, scratch.u + At(vector, t));
@@ -110,9 +107,8 @@ HWY_NOINLINE void Redo(const BackwardScratch& scratch, const float* a2_line,
       const float* c = scratch.c + t * padded + n;
       F32 dc[kStates];
       for (int s = 0; s < kStates; ++s) {
-        const F32 decay = Decay<kClamped>(d, delta, a2[s]);
+        const F32 decay = hn::LoadU(d, scratch.decay + (t * kStates + s) * kLanes);
         const F32 carried = hn::Mul(decay, h[s]);
-        hn::StoreU(decay, d, scratch.decay + (t * kStates + s) * kLanes);
         hn::StoreU(carried, d, scratch.carried + (t * kStates + s) * kLanes);
         h[s] = hn::MulAdd(dx, hn::Set(d, b[s]), carried);
         u = hn::MulAdd(h[s], hn::Set(d, c[s]), u);
@@ -178,34 +174,49 @@ HWY_NOINLINE void Reverse(const BackwardScratch& scratch, const float* a2_line,
 
 // Everything that is computed once per token and channel, before the recurrence. Returns by vector
 // whether a decay of the tile needs clamping.
-template <class T>
-void LoadTile(const SelectiveScanBackwardArgs& args, const Line& line, const float* a2,
-              int64_t padded, int64_t begin, int64_t end, const BackwardScratch& scratch,
-              bool* clamped) {
+template <class T, class L>
+HWY_NOINLINE void LoadTile(const SelectiveScanBackwardArgs& args, const L line_in, const float* a2,
+                           int64_t padded, int64_t begin, int64_t end,
+                           const BackwardScratch& scratch_in, bool* clamped) {
   const F32Tag d;
+  const L line = line_in;
+  const BackwardScratch scratch = scratch_in;
   const SelectiveScanInputs& in = args.in;
-  for (int64_t v = 0; v < line.vectors(); ++v) clamped[v] = false;
+  const ConstMatrixView dts = in.dt, xs = in.x, zs = in.z, dys = args.dy;
+  const MatrixView dxs = args.dx, ddts = args.ddt, dzs = args.dz;
+  bool whole[kVectors];
   F32 largest_step[kVectors], skip[kVectors], bias[kVectors];
   for (int64_t v = 0; v < line.vectors(); ++v) {
     largest_step[v] = LargestStep(a2, padded, v);
     skip[v] = line.Load(in.d.as<float>(), v);
     bias[v] = line.Load(in.dt_bias.as<float>(), v);
+    whole[v] = true;
   }
   for (int64_t t = begin; t < end; ++t) {
     const int64_t ahead = std::max<int64_t>(t - kTile, 0);
-    for (const ConstMatrixView* view : {&in.dt, &in.x, &in.z, &args.dy}) {
+    for (const ConstMatrixView* view : {&dts, &xs, &zs, &dys}) {
       line.Prefetch(view->row<T>(ahead));
     }
-    for (const MatrixView* view : {&args.dx, &args.ddt, &args.dz}) line.Prefetch(view->row<T>(t));
+    for (const MatrixView* view : {&dxs, &ddts, &dzs}) line.Prefetch(view->row<T>(t));
     for (int64_t v = 0; v < line.vectors(); ++v) {
       const int64_t at = At(v, t - begin);
-      const auto [delta, slope] = Softplus(d, hn::Add(line.Load(in.dt.row<T>(t), v), bias[v]));
-      const F32 x = line.Load(in.x.row<T>(t), v), z = line.Load(in.z.row<T>(t), v);
-      const F32 dy = line.Load(args.dy.row<T>(t), v);
-      const F32 gate = Logistic(d, z), one = hn::Set(d, 1.0f);
-      clamped[v] |= !hn::AllTrue(d, hn::Le(delta, largest_step[v]));
+      const F32 dt = hn::Add(line.Load(dts.row<T>(t), v), bias[v]);
+      hn::StoreU(ExpOfMinusAbs(d, dt), d, scratch.slope + at);
+      hn::StoreU(ExpOfMinusAbs(d, line.Load(zs.row<T>(t), v)), d, scratch.dz_factor + at);
+    }
+  }
+  for (int64_t t = begin; t < end; ++t) {
+    for (int64_t v = 0; v < line.vectors(); ++v) {
+      const int64_t at = At(v, t - begin);
+      const F32 dt = hn::Add(line.Load(dts.row<T>(t), v), bias[v]);
+      const F32 dt_exp = hn::LoadU(d, scratch.slope + at);
+      const F32 delta = Softplus(d, dt, dt_exp);
+      hn::StoreU(Logistic(d, dt, dt_exp), d, scratch.slope + at);
+      const F32 x = line.Load(xs.row<T>(t), v), z = line.Load(zs.row<T>(t), v);
+      const F32 dy = line.Load(dys.row<T>(t), v), one = hn::Set(d, 1.0f);
+      const F32 gate = Logistic(d, z, hn::LoadU(d, scratch.dz_factor + at));
+      whole[v] &= hn::AllTrue(d, hn::Le(delta, largest_step[v]));
       hn::StoreU(delta, d, scratch.delta + at);
-      hn::StoreU(slope, d, scratch.slope + at);
       hn::StoreU(hn::Mul(delta, x), d, scratch.dx + at);
       hn::StoreU(hn::Mul(dy, hn::Mul(z, gate)), d, scratch.dyy + at);
       const F32 gate_slope = hn::Mul(gate, hn::MulAdd(z, hn::Sub(one, gate), one));
@@ -213,14 +224,20 @@ void LoadTile(const SelectiveScanBackwardArgs& args, const Line& line, const flo
       hn::StoreU(hn::Mul(skip[v], x), d, scratch.u + at);
     }
   }
+  for (int64_t v = 0; v < line.vectors(); ++v) clamped[v] = !whole[v];
 }
 
 // dx, ddt, dz of the tile; dd and ddt_bias [kLine] added to.
-template <class T>
-void StoreTile(const SelectiveScanBackwardArgs& args, const Line& line, int64_t begin, int64_t end,
-               const BackwardScratch& scratch, float* dd, float* ddt_bias) {
+template <class T, class L>
+HWY_NOINLINE void StoreTile(const SelectiveScanBackwardArgs& args, const L line_in, int64_t begin,
+                            int64_t end, const BackwardScratch& scratch_in, float* dd,
+                            float* ddt_bias) {
   const F32Tag d;
+  const L line = line_in;
+  const BackwardScratch scratch = scratch_in;
   const SelectiveScanInputs& in = args.in;
+  const ConstMatrixView xs = in.x;
+  const MatrixView dxs = args.dx, ddts = args.ddt, dzs = args.dz;
   F32 skip[kVectors], dd_sum[kVectors], bias_sum[kVectors];
   for (int64_t v = 0; v < line.vectors(); ++v) {
     skip[v] = line.Load(in.d.as<float>(), v);
@@ -229,15 +246,15 @@ void StoreTile(const SelectiveScanBackwardArgs& args, const Line& line, int64_t 
   for (int64_t t = begin; t < end; ++t) {
     for (int64_t v = 0; v < line.vectors(); ++v) {
       const int64_t at = At(v, t - begin);
-      const F32 x = line.Load(in.x.row<T>(t), v), dyy = hn::LoadU(d, scratch.dyy + at);
+      const F32 x = line.Load(xs.row<T>(t), v), dyy = hn::LoadU(d, scratch.dyy + at);
       const F32 g_b = hn::LoadU(d, scratch.g_b + at);
       const F32 dz = hn::Mul(hn::LoadU(d, scratch.u + at), hn::LoadU(d, scratch.dz_factor + at));
       const F32 dx = hn::MulAdd(hn::LoadU(d, scratch.delta + at), g_b, hn::Mul(skip[v], dyy));
       const F32 through_decay = hn::Mul(hn::LoadU(d, scratch.ddelta + at), hn::Set(d, kLn2));
       const F32 ddt = hn::Mul(hn::MulAdd(g_b, x, through_decay), hn::LoadU(d, scratch.slope + at));
-      line.Store(dz, args.dz.row<T>(t), v);
-      line.Store(dx, args.dx.row<T>(t), v);
-      line.Store(ddt, args.ddt.row<T>(t), v);
+      line.Store(dz, dzs.row<T>(t), v);
+      line.Store(dx, dxs.row<T>(t), v);
+      line.Store(ddt, ddts.row<T>(t), v);
       dd_sum[v] = hn::MulAdd(dyy, x, dd_sum[v]);
       bias_sum[v] = hn::Add(ddt, bias_sum[v]);
     }
@@ -266,7 +283,11 @@ void BackwardTile(const SelectiveScanBackwardArgs& args, const ScanSegments& seg
     const int64_t index = channel / kLine;
     const float* a2 = scratch.a2 + (channel - group * kGroup) * padded;
     bool clamped[kVectors];
-    LoadTile<T>(args, line, a2, padded, begin, end, scratch, clamped);
+    if (line.count == kLine) {
+      LoadTile<T>(args, WholeLine(line), a2, padded, begin, end, scratch, clamped);
+    } else {
+      LoadTile<T>(args, line, a2, padded, begin, end, scratch, clamped);
+    }
     std::fill(scratch.h, scratch.h + padded * kLine, 0.0f);
     for (int64_t n = 0; n < states && tile > 0; ++n) {
       const float* row = args.checkpoints.row<float>((tile - 1) * states + n);
@@ -276,14 +297,20 @@ void BackwardTile(const SelectiveScanBackwardArgs& args, const ScanSegments& seg
     }
     for (int64_t v = 0; v < line.vectors(); ++v) {
       for (int64_t n = 0; n < padded; n += kStateBlock) {
-        const auto redo = clamped[v] ? Redo<true> : Redo<false>;
-        redo(scratch, a2, first, last, begin, padded, v, n);
+        const auto decays = clamped[v] ? Decays<true> : Decays<false>;
+        decays(a2, scratch.delta + At(v, 0), v, n, 0, end - begin, scratch.decay);
+        Redo(scratch, first, last, begin, padded, v, n);
         Reverse(scratch, a2, first, last, begin, padded, v, n, state.g + index * padded * kLine,
                 state.da + index * padded * kLine);
       }
     }
-    StoreTile<T>(args, line, begin, end, scratch, state.dd + index * kLine,
-                 state.ddt_bias + index * kLine);
+    if (line.count == kLine) {
+      StoreTile<T>(args, WholeLine(line), begin, end, scratch, state.dd + index * kLine,
+                   state.ddt_bias + index * kLine);
+    } else {
+      StoreTile<T>(args, line, begin, end, scratch, state.dd + index * kLine,
+                   state.ddt_bias + index * kLine);
+    }
   }
   for (int64_t t = 0; t < end - begin; ++t) {
     for (int64_t n = 0; n < padded; ++n) {

@@ -19,38 +19,40 @@ struct ForwardScratch {
       return taken;
     };
     delta = take(kTileLine), dx = take(kTileLine), y = take(kTileLine);
+    gate = take(kTileLine);
+    decay = take(kTileStates);
     a2 = take(padded * kLine), h = take(padded * kLine);
     b = take(kTile * padded + kLine), c = take(kTile * padded + kLine);
   }
   static int64_t Size(int64_t padded) {
-    return 3 * kTileLine + 2 * padded * kLine + 2 * (kTile * padded + kLine);
+    return 4 * kTileLine + kTileStates + 2 * padded * kLine + 2 * (kTile * padded + kLine);
   }
 
-  float *delta, *dx, *y;  // [vectors, tokens, lanes]: softplus, softplus x input, sum_n h C
-  float *a2, *h;          // [padded states, kLine]
-  float *b, *c;           // [tokens, padded states]
+  // [vectors, tokens, lanes]: softplus; softplus x input; sum_n h C; exp(-|z|).
+  float *delta, *dx, *y, *gate;
+  float* decay;   // [tokens, kStateBlock, lanes]
+  float *a2, *h;  // [padded states, kLine]
+  float *b, *c;   // [tokens, padded states]
 };
 
-// Tokens [begin, end) of the tile, states [n, n + kStates) of one vector of channels: h stays in
-// registers, y collects the states' share.
-template <bool kClamped, int kStates>
+// Tokens [begin, end) of the tile, states [n, n + kStateBlock) of one vector of channels: h stays
+// in registers, y collects the states' share.
 HWY_NOINLINE void Recur(const ForwardScratch& scratch, int64_t padded, int64_t vector, int64_t n,
                         int64_t begin, int64_t end) {
   const F32Tag d;
-  F32 a2[kStates], h[kStates];
+  constexpr int kStates = kStateBlock;
+  F32 h[kStates];
   for (int s = 0; s < kStates; ++s) {
-    a2[s] = hn::LoadU(d, scratch.a2 + (n + s) * kLine + vector * kLanes);
     h[s] = hn::LoadU(d, scratch.h + (n + s) * kLine + vector * kLanes);
   }
   const float* b = scratch.b + begin * padded + n;
   const float* c = scratch.c + begin * padded + n;
   for (int64_t t = begin; t < end; ++t, b += padded, c += padded) {
-    const F32 delta = hn::LoadU(d, scratch.delta + At(vector, t));
     const F32 dx = hn::LoadU(d, scratch.dx + At(vector, t));
     F32 y = n == 0 ? hn::Zero(d) : hn::LoadU(d, scratch.y + At(vector, t));
     for (int s = 0; s < kStates; ++s) {
-      const F32 carried = hn::Mul(Decay<kClamped>(d, delta, a2[s]), h[s]);
-      h[s] = hn::MulAdd(dx, hn::Set(d, b[s]), carried);
+      const F32 decay = hn::LoadU(d, scratch.decay + (t * kStates + s) * kLanes);
+      h[s] = hn::MulAdd(dx, hn::Set(d, b[s]), hn::Mul(decay, h[s]));
       y = hn::MulAdd(h[s], hn::Set(d, c[s]), y);
     }
     hn::StoreU(y, d, scratch.y + At(vector, t));
@@ -58,17 +60,6 @@ HWY_NOINLINE void Recur(const ForwardScratch& scratch, int64_t padded, int64_t v
   for (int s = 0; s < kStates; ++s) {
     hn::StoreU(h[s], d, scratch.h + (n + s) * kLine + vector * kLanes);
   }
-}
-
-template <bool kClamped>
-void RecurAllStates(const ForwardScratch& scratch, int64_t padded, int64_t vector, int64_t begin,
-                    int64_t end) {
-  int64_t n = 0;
-  // As many states as the registers hold beside the exponential's constants.
-  if constexpr (kLanes >= 16) {
-    for (; n + 8 <= padded; n += 8) Recur<kClamped, 8>(scratch, padded, vector, n, begin, end);
-  }
-  for (; n < padded; n += 4) Recur<kClamped, 4>(scratch, padded, vector, n, begin, end);
 }
 
 void CopyStateIn(const ConstMatrixView& from, int64_t row, const Line& line, int64_t states,
@@ -88,37 +79,91 @@ void CopyStateOut(const float* h, const Line& line, int64_t states, const Matrix
   }
 }
 
+// Softplus, gate and delta x of tokens [begin, end). Returns by vector whether a decay of the tile
+// needs clamping. L: Line or WholeLine. Views by value: stores through vectors may alias anything
+// else.
+template <class T, class L>
+HWY_NOINLINE void LoadTile(const SelectiveScanInputs& in, const MatrixView& y_view, const L line_in,
+                           int64_t begin, int64_t end, const ForwardScratch& scratch_in,
+                           bool* clamped) {
+  const F32Tag d;
+  const L line = line_in;
+  const ForwardScratch scratch = scratch_in;
+  const ConstMatrixView dts = in.dt, xs = in.x, zs = in.z, ys = y_view;
+  const int64_t padded = PaddedStates(in.b.columns), last = xs.rows - 1;
+  F32 largest_step[kVectors], bias[kVectors];
+  bool whole[kVectors];
+  for (int64_t v = 0; v < line.vectors(); ++v) {
+    largest_step[v] = LargestStep(scratch.a2, padded, v);
+    bias[v] = line.Load(in.dt_bias.as<float>(), v);
+    whole[v] = true;
+  }
+  for (int64_t t = begin; t < end; ++t) {
+    const int64_t ahead = std::min(t + kTile, last);
+    line.Prefetch(dts.row<T>(ahead));
+    line.Prefetch(xs.row<T>(ahead));
+    line.Prefetch(zs.row<T>(ahead));
+    line.Prefetch(ys.row<T>(t));
+    const T *dt_row = dts.row<T>(t), *z_row = zs.row<T>(t);
+    for (int64_t v = 0; v < line.vectors(); ++v) {
+      const F32 dt = hn::Add(line.Load(dt_row, v), bias[v]);
+      hn::StoreU(ExpOfMinusAbs(d, dt), d, scratch.delta + At(v, t - begin));
+      hn::StoreU(ExpOfMinusAbs(d, line.Load(z_row, v)), d, scratch.gate + At(v, t - begin));
+    }
+  }
+  for (int64_t t = begin; t < end; ++t) {
+    const T *dt_row = dts.row<T>(t), *x_row = xs.row<T>(t);
+    for (int64_t v = 0; v < line.vectors(); ++v) {
+      float* at = scratch.delta + At(v, t - begin);
+      const F32 dt = hn::Add(line.Load(dt_row, v), bias[v]);
+      const F32 delta = Softplus(d, dt, hn::LoadU(d, at));
+      hn::StoreU(delta, d, at);
+      hn::StoreU(hn::Mul(delta, line.Load(x_row, v)), d, scratch.dx + At(v, t - begin));
+      whole[v] &= hn::AllTrue(d, hn::Le(delta, largest_step[v]));
+    }
+  }
+  for (int64_t v = 0; v < line.vectors(); ++v) clamped[v] = !whole[v];
+}
+
+// y of tokens [begin, end).
+template <class T, class L>
+HWY_NOINLINE void StoreTile(const SelectiveScanInputs& in, const MatrixView& y_view,
+                            const L line_in, int64_t begin, int64_t end,
+                            const ForwardScratch& scratch_in) {
+  const F32Tag d;
+  const L line = line_in;
+  const ForwardScratch scratch = scratch_in;
+  const ConstMatrixView xs = in.x, zs = in.z;
+  const MatrixView ys = y_view;
+  F32 skip[kVectors];
+  for (int64_t v = 0; v < line.vectors(); ++v) skip[v] = line.Load(in.d.as<float>(), v);
+  for (int64_t t = begin; t < end; ++t) {
+    const T *x_row = xs.row<T>(t), *z_row = zs.row<T>(t);
+    T* y_row = ys.row<T>(t);
+    for (int64_t v = 0; v < line.vectors(); ++v) {
+      const F32 x = line.Load(x_row, v), z = line.Load(z_row, v);
+      const F32 y = hn::MulAdd(skip[v], x, hn::LoadU(d, scratch.y + At(v, t - begin)));
+      const F32 gate = Logistic(d, z, hn::LoadU(d, scratch.gate + At(v, t - begin)));
+      line.Store(hn::Mul(y, hn::Mul(z, gate)), y_row, v);
+    }
+  }
+}
+
 template <class T>
 void ForwardLine(const SelectiveScanForwardArgs& args, const ScanSegments& segments,
                  const Line& line, const ForwardScratch& scratch) {
-  const F32Tag d;
   const SelectiveScanInputs& in = args.in;
   const int64_t tokens = in.x.rows, states = in.b.columns, padded = PaddedStates(states);
   LoadDecayRates(in, line, scratch.a2);
-  F32 largest_step[kVectors], skip[kVectors], bias[kVectors];
-  for (int64_t v = 0; v < line.vectors(); ++v) {
-    largest_step[v] = LargestStep(scratch.a2, padded, v);
-    skip[v] = line.Load(in.d.as<float>(), v);
-    bias[v] = line.Load(in.dt_bias.as<float>(), v);
-  }
   for (int64_t tile = 0; tile < segments.num_tiles(); ++tile) {
     const int64_t begin = tile * kTile, end = std::min(begin + kTile, tokens);
     LoadStateRows(in.b, begin, end, scratch.b);
     LoadStateRows(in.c, begin, end, scratch.c);
-    bool clamped[kVectors] = {};
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t ahead = std::min(t + kTile, tokens - 1);
-      line.Prefetch(in.dt.row<T>(ahead));
-      line.Prefetch(in.x.row<T>(ahead));
-      line.Prefetch(in.z.row<T>(t));
-      line.Prefetch(args.y.row<T>(t));
-      for (int64_t v = 0; v < line.vectors(); ++v) {
-        const F32 delta = Softplus(d, hn::Add(line.Load(in.dt.row<T>(t), v), bias[v])).value;
-        const F32 x = line.Load(in.x.row<T>(t), v);
-        hn::StoreU(delta, d, scratch.delta + At(v, t - begin));
-        hn::StoreU(hn::Mul(delta, x), d, scratch.dx + At(v, t - begin));
-        clamped[v] |= !hn::AllTrue(d, hn::Le(delta, largest_step[v]));
-      }
+    bool clamped[kVectors];
+    if (line.count == kLine) {
+      LoadTile<T>(in, args.y, WholeLine(line), begin, end, scratch, clamped);
+    } else {
+      LoadTile<T>(in, args.y, line, begin, end, scratch, clamped);
     }
     for (const ScanSegment* segment = segments.begin(tile); segment != segments.end(tile);
          ++segment) {
@@ -129,8 +174,12 @@ void ForwardLine(const SelectiveScanForwardArgs& args, const ScanSegments& segme
         }
       }
       for (int64_t v = 0; v < line.vectors(); ++v) {
-        const auto recur = clamped[v] ? RecurAllStates<true> : RecurAllStates<false>;
-        recur(scratch, padded, v, segment->begin - begin, segment->end - begin);
+        const auto decays = clamped[v] ? Decays<true> : Decays<false>;
+        for (int64_t n = 0; n < padded; n += kStateBlock) {
+          decays(scratch.a2, scratch.delta + At(v, 0), v, n, segment->begin - begin,
+                 segment->end - begin, scratch.decay);
+          Recur(scratch, padded, v, n, segment->begin - begin, segment->end - begin);
+        }
       }
       if (segment->end == end && segment->begin < end && args.checkpoints) {
         CopyStateOut(scratch.h, line, states, args.checkpoints, tile * states);
@@ -139,12 +188,10 @@ void ForwardLine(const SelectiveScanForwardArgs& args, const ScanSegments& segme
         CopyStateOut(scratch.h, line, states, args.final_state, segment->document * states);
       }
     }
-    for (int64_t t = begin; t < end; ++t) {
-      for (int64_t v = 0; v < line.vectors(); ++v) {
-        const F32 x = line.Load(in.x.row<T>(t), v), z = line.Load(in.z.row<T>(t), v);
-        const F32 y = hn::MulAdd(skip[v], x, hn::LoadU(d, scratch.y + At(v, t - begin)));
-        line.Store(hn::Mul(y, hn::Mul(z, Logistic(d, z))), args.y.row<T>(t), v);
-      }
+    if (line.count == kLine) {
+      StoreTile<T>(in, args.y, WholeLine(line), begin, end, scratch);
+    } else {
+      StoreTile<T>(in, args.y, line, begin, end, scratch);
     }
   }
 }
