@@ -13,6 +13,7 @@ namespace {
 
 constexpr void (*kCommands[])(CLI::App&, Action&) = {
     AddPrepareCommand,
+    AddTrainCommand,
     AddCheckpointCommand,
     AddRecipeCommand,
 };

@@ -1,0 +1,98 @@
+// plait train
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <cinttypes>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "recipes/recipe_loader.h"
+#include "tools/plait.h"
+#include "trainer/trainer.h"
+
+namespace plait {
+namespace {
+
+struct Options {
+  std::string recipe;
+  std::vector<std::string> overrides;
+  TrainerOptions trainer;
+  bool json = false;
+};
+
+// A signal handler reaches nothing but a global.
+std::atomic<bool> stop_requested{false};
+
+// The first SIGTERM, SIGINT or SIGUSR1 asks for a checkpoint at the next step; a second one ends
+// the process at once, which loses no checkpoint either.
+void StopOnSignals() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { stop_requested = true; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
+  for (const int signal : {SIGTERM, SIGINT, SIGUSR1}) ::sigaction(signal, &action, nullptr);
+}
+
+const char* Name(StopReason reason) {
+  switch (reason) {
+    case StopReason::kFinished:
+      return "finished";
+    case StopReason::kStopAfter:
+      return "stopped by debug.stop_after_steps";
+    case StopReason::kRequested:
+      return "stopped on request";
+  }
+  return "?";
+}
+
+absl::Status Run(const Options& options) {
+  PLAIT_ASSIGN_OR_RETURN(const recipe::v1::Recipe recipe,
+                         LoadValidRecipe(options.recipe, options.overrides, /*world_size=*/1));
+  StopOnSignals();
+  TrainerOptions trainer_options = options.trainer;
+  trainer_options.stop_requested = &stop_requested;
+  PLAIT_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,
+                         Trainer::Create(recipe, trainer_options));
+  PLAIT_ASSIGN_OR_RETURN(const RunResult result, trainer->Run());
+  if (options.json) {
+    const nlohmann::ordered_json answer = {{"reason", Name(result.reason)},
+                                           {"step", result.step},
+                                           {"loss", result.loss},
+                                           {"checkpoint", result.checkpoint}};
+    std::printf("%s\n", answer.dump().c_str());
+  } else {
+    std::printf("%s at step %" PRId64 "; checkpoint %s\n", Name(result.reason), result.step,
+                result.checkpoint.c_str());
+  }
+  if (result.reason != StopReason::kRequested) return absl::OkStatus();
+  return absl::AbortedError(
+      absl::StrCat("stopped on request at step ", result.step, "; go on with --resume"));
+}
+
+}  // namespace
+
+void AddTrainCommand(CLI::App& plait, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = plait.add_subcommand("train", "Trains a recipe's model");
+  command->add_option("recipe", options->recipe, "Recipe file (*.textproto)")->required();
+  command->add_option("--output", options->trainer.output, "Folder of the run")->required();
+  command->add_option("--set", options->overrides, "Changes one field: path=value; repeatable")
+      ->expected(1)
+      ->take_all();
+  command->add_flag("--resume", options->trainer.resume,
+                    "Goes on from the run's newest checkpoint that verifies");
+  command->add_flag("--json", options->json, "Ends with one JSON object on stdout");
+  command->footer(
+      "Example: plait train recipes/library/demo_pretrain.textproto --output runs/first --set "
+      "data.path=data\nSIGTERM, SIGINT or SIGUSR1 stops it with a checkpoint at the next step, "
+      "exit code 75.");
+  command->callback([options, &action] { action = [options] { return Run(*options); }; });
+}
+
+}  // namespace plait

@@ -1,0 +1,48 @@
+// Held-out loss and bits per byte over fixed rows of the held-out split:
+//   loss          = sum weight x -log p(target) / sum of weights, in nats
+//   bits per byte = sum weight x -log2 p(target) / bytes of text; exact, since every token's bytes
+//                   are known and EOS has none
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "base/execution.h"
+#include "data/heldout_reader.h"
+#include "trainer/model_runtime.h"
+
+namespace plait {
+
+struct EvaluationResult {
+  double loss = 0;
+  double bits_per_byte = 0;
+  double weight_sum = 0;
+  int64_t tokens = 0;
+  int64_t text_bytes = 0;
+};
+
+struct EvaluationOptions {
+  std::string folder;  // written by `plait prepare`
+  int64_t row_tokens = 0;
+  int64_t rows_per_batch = 1;
+  int64_t max_tokens = 0;  // 0: all
+};
+
+class Evaluation {
+ public:
+  // nullptr where the folder holds nothing out. Else errors of HeldoutReader::Open.
+  static absl::StatusOr<std::unique_ptr<Evaluation>> Create(const EvaluationOptions& options);
+
+  // Changes no parameter and no gradient.
+  absl::StatusOr<EvaluationResult> Run(Execution& execution, ModelRuntime& runtime) const;
+
+ private:
+  Evaluation(HeldoutReader reader, int64_t rows_per_batch)
+      : reader_(std::move(reader)), rows_per_batch_(rows_per_batch) {}
+
+  HeldoutReader reader_;
+  int64_t rows_per_batch_;
+};
+
+}  // namespace plait

@@ -1,0 +1,167 @@
+#include "trainer/metrics.h"
+
+#include <simdjson.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+
+namespace plait {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+absl::Status WriteError(const std::string& path, int error) {
+  const std::string message = absl::StrCat(path, ": cannot be written: ", std::strerror(error));
+  if (error == ENOSPC || error == EDQUOT || error == EFBIG)
+    return absl::ResourceExhaustedError(message);
+  return absl::UnavailableError(message);
+}
+
+// Bytes of the leading whole lines whose step is at most `last_step`.
+int64_t BytesToKeep(const std::string& path, int64_t last_step) {
+  std::ifstream file(path, std::ios::binary);
+  simdjson::dom::parser parser;
+  int64_t kept = 0;
+  for (std::string line; std::getline(file, line) && !file.eof();) {
+    int64_t step = 0;
+    if (parser.parse(line)["step"].get(step) != simdjson::SUCCESS || step > last_step) break;
+    kept += static_cast<int64_t>(line.size()) + 1;
+  }
+  return kept;
+}
+
+double RootMeanSquare(double square_sum, double elements) {
+  return elements > 0 ? std::sqrt(square_sum / elements) : 0;
+}
+
+Json WatchJson(const ActivationWatch& watch) {
+  Json sites = Json::object();
+  for (const BlockActivations& block : watch.blocks) {
+    sites[block.name] = {{"max", block.absolute_max},
+                         {"rms", RootMeanSquare(block.square_sum, block.elements)}};
+  }
+  for (const ExpertActivations& experts : watch.experts) {
+    sites[experts.name + ".experts"] = {{"max", experts.absolute_max}};
+  }
+  return sites;
+}
+
+Json StepJson(const StepMetrics& metrics) {
+  const StepResult& result = metrics.result;
+  Json line = {{"event", "step"},
+               {"step", metrics.step},
+               {"stage", metrics.stage},
+               {"loss", result.loss()},
+               {"language_model_loss", result.language_model_loss},
+               {"balance_loss", result.balance_loss},
+               {"z_loss", result.z_loss},
+               {"activation_loss", result.activation_loss},
+               {"gradient_norm", result.gradient_norm},
+               {"learning_rate", metrics.learning_rate},
+               {"tokens", static_cast<int64_t>(result.counts.real_tokens)},
+               {"tokens_per_second", metrics.tokens_per_second()},
+               {"model_flops_per_second", metrics.model_flops_per_second()},
+               {"share_of_gemm_peak", nullptr},
+               {"memory_bytes", metrics.memory_bytes},
+               {"data_wait_seconds", metrics.data_wait_seconds},
+               {"step_seconds", metrics.step_seconds},
+               {"tokens_per_expert", Json::object()},
+               {"activations", WatchJson(result.watch)}};
+  if (metrics.gemm_peak_flops_per_second > 0) {
+    line["share_of_gemm_peak"] =
+        metrics.model_flops_per_second() / metrics.gemm_peak_flops_per_second;
+  }
+  for (const ExpertActivations& experts : result.watch.experts)
+    line["tokens_per_expert"][experts.name] = experts.tokens;
+  if (!result.not_finite.empty()) line["not_finite"] = result.not_finite;
+  return line;
+}
+
+}  // namespace
+
+std::string ConsoleLine(const StepMetrics& metrics, int64_t total_steps) {
+  const StepResult& result = metrics.result;
+  std::string line = absl::StrFormat(
+      "step %d/%d %s  loss %.4f (lm %.4f)  grad %.3g  lr %.3g  %.0f tokens/s  %.3g GFLOP/s",
+      metrics.step, total_steps, metrics.stage, result.loss(), result.language_model_loss,
+      result.gradient_norm, metrics.learning_rate, metrics.tokens_per_second(),
+      metrics.model_flops_per_second() / 1e9);
+  if (metrics.gemm_peak_flops_per_second > 0) {
+    absl::StrAppendFormat(
+        &line, " (%.1f %% of GEMM peak)",
+        100 * metrics.model_flops_per_second() / metrics.gemm_peak_flops_per_second);
+  }
+  absl::StrAppendFormat(&line, "  %d MB  wait %.3f s", metrics.memory_bytes >> 20,
+                        metrics.data_wait_seconds);
+  return line;
+}
+
+absl::StatusOr<MetricsFile> MetricsFile::Open(const std::string& path, int64_t resumed_step) {
+  std::error_code error;
+  if (std::filesystem::exists(path, error)) {
+    const int64_t kept = resumed_step > 0 ? BytesToKeep(path, resumed_step) : 0;
+    std::filesystem::resize_file(path, static_cast<uintmax_t>(kept), error);
+    if (error) return WriteError(path, error.value());
+  }
+  MetricsFile metrics;
+  metrics.path_ = path;
+  metrics.file_.reset(std::fopen(path.c_str(), "ae"));
+  if (metrics.file_ == nullptr) return WriteError(path, errno);
+  return metrics;
+}
+
+absl::Status MetricsFile::WriteLine(const std::string& line) {
+  const std::string text = line + "\n";
+  if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() ||
+      std::fflush(file_.get()) != 0) {
+    return WriteError(path_, errno);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MetricsFile::WriteStart(int64_t step, const std::string& recipe_digest,
+                                     int64_t parameters, double seconds_since_process_start) {
+  return WriteLine(Json({{"event", "start"},
+                         {"step", step},
+                         {"recipe_digest", recipe_digest},
+                         {"parameters", parameters},
+                         {"seconds_since_process_start", seconds_since_process_start}})
+                       .dump());
+}
+
+absl::Status MetricsFile::WriteStep(const StepMetrics& metrics) {
+  return WriteLine(StepJson(metrics).dump());
+}
+
+absl::Status MetricsFile::WriteEvaluation(int64_t step, const EvaluationResult& result,
+                                          double seconds) {
+  return WriteLine(Json({{"event", "evaluation"},
+                         {"step", step},
+                         {"loss", result.loss},
+                         {"bits_per_byte", result.bits_per_byte},
+                         {"tokens", result.tokens},
+                         {"text_bytes", result.text_bytes},
+                         {"seconds", seconds}})
+                       .dump());
+}
+
+absl::Status MetricsFile::WriteCheckpoint(int64_t step, const std::string& folder, double seconds) {
+  return WriteLine(
+      Json({{"event", "checkpoint"}, {"step", step}, {"folder", folder}, {"seconds", seconds}})
+          .dump());
+}
+
+absl::Status MetricsFile::WriteStop(int64_t step, const std::string& reason) {
+  return WriteLine(Json({{"event", "stop"}, {"step", step}, {"reason", reason}}).dump());
+}
+
+}  // namespace plait

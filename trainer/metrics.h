@@ -1,0 +1,67 @@
+// Metrics of a run: RUN/metrics.jsonl, one JSON object a line with "event" and "step", and the
+// console line. "event" is
+//   start       recipe_digest, parameters, seconds_since_process_start
+//   step        the fields of StepMetrics; a number that is not finite is null
+//   evaluation  loss, bits_per_byte, tokens, text_bytes, seconds
+//   checkpoint  folder, seconds
+//   stop        reason
+// The file is only appended to; a resumed run first cuts it back to the step it resumes at, so that
+// every step has one line.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "trainer/evaluation.h"
+#include "trainer/training_step.h"
+
+namespace plait {
+
+struct StepMetrics {
+  int64_t step = 0;  // of the run, counted from 1
+  std::string stage;
+  StepResult result;
+  double learning_rate = 0;
+  double step_seconds = 0;
+  double data_wait_seconds = 0;
+  double model_flops = 0;                 // of the step
+  double gemm_peak_flops_per_second = 0;  // 0: not measured
+  int64_t memory_bytes = 0;               // peak of the process
+
+  double tokens_per_second() const { return result.counts.real_tokens / step_seconds; }
+  double model_flops_per_second() const { return model_flops / step_seconds; }
+};
+
+// "step 20/500 short_rows  loss 6.1033 (lm 6.1013)  grad 0.93  lr 2.9e-03  ..."
+std::string ConsoleLine(const StepMetrics& metrics, int64_t total_steps);
+
+class MetricsFile {
+ public:
+  // Keeps the lines up to `resumed_step` (0: none) and appends after them. A line cut short by a
+  // killed run is dropped. Unavailable or ResourceExhausted.
+  static absl::StatusOr<MetricsFile> Open(const std::string& path, int64_t resumed_step);
+
+  absl::Status WriteStart(int64_t step, const std::string& recipe_digest, int64_t parameters,
+                          double seconds_since_process_start);
+  absl::Status WriteStep(const StepMetrics& metrics);
+  absl::Status WriteEvaluation(int64_t step, const EvaluationResult& result, double seconds);
+  absl::Status WriteCheckpoint(int64_t step, const std::string& folder, double seconds);
+  absl::Status WriteStop(int64_t step, const std::string& reason);
+
+ private:
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+
+  MetricsFile() = default;
+  absl::Status WriteLine(const std::string& line);
+
+  std::string path_;
+  std::unique_ptr<std::FILE, Close> file_;
+};
+
+}  // namespace plait

@@ -1,0 +1,126 @@
+#include "trainer/model_runtime.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "base/digest.h"
+#include "base/exit_code.h"
+#include "base/status_macros.h"
+#include "parallel/communicator.h"
+#include "recipes/layer_pattern.h"
+#include "recipes/recipe_defaults.h"
+#include "recipes/recipe_digest.h"
+#include "recipes/recipe_loader.h"
+
+namespace plait {
+namespace {
+
+using recipe::v1::Recipe;
+using recipe::v1::Trainer;
+
+DType ComputeDType(const Recipe& recipe) {
+  switch (recipe.trainer().precision()) {
+    case Trainer::F64:
+      return DType::kF64;
+    case Trainer::F32:
+      return DType::kF32;
+    default:
+      return DType::kBf16;
+  }
+}
+
+Recomputation RecomputationOf(const Recipe& recipe) {
+  return recipe.trainer().recomputation() == Trainer::BLOCKS ? Recomputation::kBlocks
+                                                             : Recomputation::kNone;
+}
+
+// The fields that the weights' meaning depends on, one a line.
+std::string ModelText(const Recipe& recipe) {
+  Recipe part;
+  recipe::v1::Model& model = *part.mutable_model();
+  model = ResolvedModel(recipe.model());
+  if (const auto layers = LayersOf(model); layers.ok()) {
+    model.clear_schedule();
+    model.set_pattern(ShortestPattern(*layers));
+  }
+  model.clear_activation_loss();
+  model.clear_initializer_range();
+  if (model.has_mamba()) model.mutable_mamba()->clear_dt_initialization();
+  if (model.has_experts()) {
+    model.mutable_experts()->clear_balance_loss_coefficient();
+    model.mutable_experts()->clear_z_loss_coefficient();
+  }
+  return RecipeText(part);
+}
+
+// The first line that the texts do not share, from each.
+std::pair<std::string, std::string> FirstDifference(const std::string& a, const std::string& b) {
+  const std::vector<std::string> lines_a = absl::StrSplit(a, '\n');
+  const std::vector<std::string> lines_b = absl::StrSplit(b, '\n');
+  size_t i = 0;
+  while (i < lines_a.size() && i < lines_b.size() && lines_a[i] == lines_b[i]) ++i;
+  const auto line = [i](const std::vector<std::string>& lines) {
+    return i < lines.size() ? std::string(absl::StripAsciiWhitespace(lines[i])) : std::string();
+  };
+  return {line(lines_a), line(lines_b)};
+}
+
+}  // namespace
+
+absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Recipe& recipe) {
+  const recipe::v1::Parallel& parallel = recipe.parallel();
+  const auto size = [](int64_t value) { return value > 0 ? value : int64_t{1}; };
+  ModelRuntime runtime;
+  PLAIT_ASSIGN_OR_RETURN(DeviceMesh mesh,
+                         DeviceMesh::Create({size(parallel.pipeline()), size(parallel.replicate()),
+                                             parallel.shard(), size(parallel.context()),
+                                             size(parallel.tensor()), size(parallel.expert())},
+                                            MakeSingleRankCommunicator()));
+  runtime.mesh = std::make_unique<DeviceMesh>(std::move(mesh));
+  PLAIT_ASSIGN_OR_RETURN(const ModelShape shape, ModelShape::FromRecipe(recipe.model()));
+  runtime.model = LanguageModel::Create(shape, ComputeDType(recipe), RecomputationOf(recipe));
+  PLAIT_ASSIGN_OR_RETURN(
+      runtime.sharder, ParameterSharder::Create(execution, *runtime.mesh, runtime.model->Units()));
+  return runtime;
+}
+
+absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const Recipe& recipe) {
+  if (recipe.trainer().device() == Trainer::CUDA) {
+    return absl::InvalidArgumentError(
+        "recipe trainer.device = CUDA: this plait trains on the CPU; use AUTO or CPU");
+  }
+  return ExecutionOptions{.num_threads = static_cast<int>(recipe.trainer().threads_per_rank())};
+}
+
+std::string ModelDigest(const Recipe& recipe) {
+  const std::string text = ModelText(recipe);
+  return DigestOf(text.data(), text.size());
+}
+
+absl::Status CheckSameModel(const CheckpointReader& checkpoint, const Recipe& recipe) {
+  if (checkpoint.description().model_digest == ModelDigest(recipe)) return absl::OkStatus();
+  std::string difference;
+  if (const auto saved = ParseRecipe(checkpoint.description().recipe_text, checkpoint.folder());
+      saved.ok()) {
+    const auto [there, here] = FirstDifference(ModelText(*saved), ModelText(recipe));
+    difference = absl::StrCat(": it has '", there, "', the recipe has '", here, "'");
+  }
+  return WithExitCode(absl::FailedPreconditionError(
+                          absl::StrCat(checkpoint.folder(), ": is of another model", difference)),
+                      ExitCode::kBadCheckpoint);
+}
+
+absl::Status LoadWeights(const CheckpointReader& checkpoint, const Recipe& recipe,
+                         ParameterSharder& sharder) {
+  PLAIT_RETURN_IF_ERROR(CheckSameModel(checkpoint, recipe));
+  NamedState state;
+  sharder.AppendState(state);
+  PLAIT_RETURN_IF_ERROR(checkpoint.Load(UnaskedTensors::kIgnore, state));
+  sharder.RefreshComputeValues();
+  return absl::OkStatus();
+}
+
+}  // namespace plait

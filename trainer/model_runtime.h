@@ -1,0 +1,47 @@
+// ModelRuntime: a recipe's model with its ranks and the memory of its parameters, for training,
+// generation and benchmarks alike.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/execution.h"
+#include "checkpoint/checkpoint_reader.h"
+#include "model/language_model.h"
+#include "parallel/device_mesh.h"
+#include "parallel/parameter_sharder.h"
+
+namespace plait {
+
+namespace recipe::v1 {
+class Recipe;
+}
+
+struct ModelRuntime {
+  std::unique_ptr<DeviceMesh> mesh;
+  std::unique_ptr<LanguageModel> model;
+  std::unique_ptr<ParameterSharder> sharder;  // uses the model's parameters
+
+  // recipe: resolved and valid. Parameters are zero until Initialize or LoadWeights.
+  static absl::StatusOr<ModelRuntime> Create(Execution& execution,
+                                             const recipe::v1::Recipe& recipe);
+};
+
+// What the recipe says about threads. InvalidArgument where it asks for a device that is not there.
+absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const recipe::v1::Recipe& recipe);
+
+// XXH3-128 of everything that the meaning of the weights depends on: shape, pattern, heads, norms;
+// not losses and initialisation.
+std::string ModelDigest(const recipe::v1::Recipe& recipe);
+
+// FailedPrecondition (exit code 3), naming the first field that differs, where the checkpoint is of
+// another model than the recipe's.
+absl::Status CheckSameModel(const CheckpointReader& checkpoint, const recipe::v1::Recipe& recipe);
+
+// The weights alone, of a checkpoint of the same model.
+absl::Status LoadWeights(const CheckpointReader& checkpoint, const recipe::v1::Recipe& recipe,
+                         ParameterSharder& sharder);
+
+}  // namespace plait

@@ -1,0 +1,414 @@
+#include "trainer/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/durable_file.h"
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/checkpoint_writer.h"
+#include "checkpoint/retention.h"
+#include "data/hdf5_token_source.h"
+#include "data/prefetching_loader.h"
+#include "data/sentencepiece_scan.h"
+#include "kernels/gemm_peak.h"
+#include "optim/adamw.h"
+#include "optim/learning_rate_schedule.h"
+#include "recipes/parameter_count.h"
+#include "recipes/recipe_digest.h"
+#include "recipes/schema/recipe.pb.h"
+#include "trainer/evaluation.h"
+#include "trainer/metrics.h"
+#include "trainer/model_runtime.h"
+#include "trainer/pretraining_objective.h"
+#include "trainer/process_usage.h"
+#include "trainer/training_step.h"
+
+namespace plait {
+namespace {
+
+using recipe::v1::Recipe;
+using recipe::v1::Stage;
+using Clock = std::chrono::steady_clock;
+
+constexpr char kTokens[] = "trainer.tokens";
+constexpr char kSkippedSteps[] = "trainer.skipped_steps";
+constexpr char kDataFingerprint[] = "data.fingerprint";
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// A step of the run as a stage and a step of it. The end of the run counts as the last stage's.
+struct Position {
+  int stage = 0;
+  int64_t step = 0;
+};
+
+Position PositionOf(const Recipe& recipe, int64_t step) {
+  Position position{0, step};
+  while (position.stage + 1 < recipe.stages_size() &&
+         position.step >= recipe.stages(position.stage).steps()) {
+    position.step -= recipe.stages(position.stage).steps();
+    ++position.stage;
+  }
+  return position;
+}
+
+int64_t TotalSteps(const Recipe& recipe) {
+  int64_t steps = 0;
+  for (const Stage& stage : recipe.stages()) steps += stage.steps();
+  return steps;
+}
+
+// Rows as long as the run's longest: what every stage is judged by.
+EvaluationOptions EvaluationOptionsFor(const Recipe& recipe) {
+  EvaluationOptions options{.folder = recipe.data().path(),
+                            .max_tokens = recipe.trainer().evaluation_tokens()};
+  for (const Stage& stage : recipe.stages()) {
+    if (stage.row_tokens() < options.row_tokens) continue;
+    options.row_tokens = stage.row_tokens();
+    options.rows_per_batch = stage.rows_per_microbatch();
+  }
+  return options;
+}
+
+}  // namespace
+
+struct Trainer::State {
+  State(const Recipe& resolved, const TrainerOptions& trainer_options,
+        const ExecutionOptions& execution_options)
+      : recipe(resolved), options(trainer_options), execution(execution_options) {}
+
+  const Recipe recipe;
+  const TrainerOptions options;
+  Execution execution;
+  ModelRuntime runtime;
+  std::unique_ptr<Hdf5TokenSource> source;
+  std::string tokenizer;  // bytes of the model file
+  std::unique_ptr<AdamW> optimizer;
+  PretrainingObjective objective;
+  std::unique_ptr<TrainingStep> training_step;
+  std::unique_ptr<Evaluation> evaluation;  // absent: nothing is held out
+  std::unique_ptr<CheckpointWriter> writer;
+  std::unique_ptr<MetricsFile> metrics;
+  ParameterCount parameters;
+  double gemm_peak_flops_per_second = 0;
+
+  int64_t step = 0;  // done
+  int64_t tokens = 0;
+  int64_t skipped_steps = 0;
+  int64_t saved_step = -1;
+  double loss = 0;
+  std::string checkpoint;
+
+  std::string checkpoints_folder() const { return absl::StrCat(options.output, "/checkpoints"); }
+
+  absl::Status OpenData();
+  absl::Status BuildModel();
+  absl::Status StartOrResume();
+  absl::Status Restore(const CheckpointReader& reader);
+  NamedState SavedState();
+
+  absl::Status RunStage(const Position& start, bool* stopped);
+  absl::Status RunStep(PrefetchingLoader& loader, const Stage& stage, double learning_rate);
+  absl::Status FinishStep(const StepMetrics& step_metrics);
+  absl::Status AtBoundary();
+  absl::Status Evaluate();
+  absl::Status Save();
+  absl::Status MeasurePeak();
+  absl::StatusOr<bool> ShouldStop(StopReason* reason);
+};
+
+absl::Status Trainer::State::OpenData() {
+  const std::string& folder = recipe.data().path();
+  PLAIT_ASSIGN_OR_RETURN(source, Hdf5TokenSource::Open(folder, recipe.seed()));
+  if (source->vocabulary_size() > recipe.model().vocabulary()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "recipe model.vocabulary = ", recipe.model().vocabulary(),
+        " is smaller than the vocabulary of ", folder, ", ", source->vocabulary_size()));
+  }
+  PLAIT_ASSIGN_OR_RETURN(
+      tokenizer, ReadWholeFile(absl::StrCat(folder, "/", kTokenizerName), kMaxTokenizerBytes));
+  PLAIT_ASSIGN_OR_RETURN(evaluation, Evaluation::Create(EvaluationOptionsFor(recipe)));
+  if (evaluation == nullptr) LogWarning(folder + ": nothing is held out; no evaluation");
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::State::BuildModel() {
+  PLAIT_ASSIGN_OR_RETURN(runtime, ModelRuntime::Create(execution, recipe));
+  PLAIT_ASSIGN_OR_RETURN(
+      optimizer, AdamW::Create(execution, recipe.optim().adamw(), runtime.sharder->sharded()));
+  training_step = std::make_unique<TrainingStep>(execution, runtime, *optimizer, objective,
+                                                 recipe.optim().gradient_clip_norm());
+  PLAIT_ASSIGN_OR_RETURN(parameters, CountParameters(recipe.model()));
+  writer = std::make_unique<CheckpointWriter>(
+      runtime.mesh->world(), checkpoints_folder(),
+      std::max<int64_t>(1, recipe.trainer().checkpoints_to_keep()));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::State::StartOrResume() {
+  const std::string metrics_path = absl::StrCat(options.output, "/metrics.jsonl");
+  PLAIT_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(checkpoints_folder()));
+  if (!options.resume && (!entries.empty() || std::filesystem::exists(metrics_path))) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        options.output, ": holds a run already; go on with --resume or take another --output"));
+  }
+  std::error_code error;
+  std::filesystem::create_directories(options.output, error);
+  if (error) {
+    return absl::UnavailableError(
+        absl::StrCat(options.output, ": cannot be made: ", error.message()));
+  }
+  PLAIT_RETURN_IF_ERROR(writer->RemoveLeftovers());
+  if (!entries.empty()) {
+    std::vector<RejectedCheckpoint> rejected;
+    auto reader = OpenNewestCheckpoint(checkpoints_folder(), &rejected);
+    for (const RejectedCheckpoint& bad : rejected)
+      LogWarning(absl::StrCat("passed over: ", bad.reason));
+    PLAIT_RETURN_IF_ERROR(reader.status());
+    PLAIT_RETURN_IF_ERROR(Restore(*reader));
+  } else if (!recipe.trainer().initial_checkpoint().empty()) {
+    std::vector<RejectedCheckpoint> rejected;
+    PLAIT_ASSIGN_OR_RETURN(const CheckpointReader reader,
+                           OpenCheckpointOrRun(recipe.trainer().initial_checkpoint(), &rejected));
+    PLAIT_RETURN_IF_ERROR(LoadWeights(reader, recipe, *runtime.sharder));
+  } else {
+    runtime.model->Initialize(*runtime.sharder, recipe.seed());
+  }
+  PLAIT_RETURN_IF_ERROR(
+      WriteFileDurably(absl::StrCat(options.output, "/recipe.textproto"), RecipeText(recipe)));
+  PLAIT_ASSIGN_OR_RETURN(MetricsFile file, MetricsFile::Open(metrics_path, step));
+  metrics = std::make_unique<MetricsFile>(std::move(file));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::State::Restore(const CheckpointReader& reader) {
+  const CheckpointDescription& description = reader.description();
+  PLAIT_RETURN_IF_ERROR(CheckSameModel(reader, recipe));
+  if (description.tokenizer_digest != source->tokenizer_digest()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(recipe.data().path(), ": its tokenizer has digest ",
+                     source->tokenizer_digest(), ", that of ", reader.folder(), " ",
+                     description.tokenizer_digest, "; resume on the data the run began with"));
+  }
+  NamedState state = SavedState();
+  PLAIT_RETURN_IF_ERROR(reader.Load(UnaskedTensors::kRefuse, state));
+  if (state.texts[kDataFingerprint] != source->fingerprint()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(recipe.data().path(), ": is not the data that ", reader.folder(),
+                     " was trained on; resume on the data the run began with"));
+  }
+  PLAIT_RETURN_IF_ERROR(optimizer->RestoreScalars(state));
+  runtime.sharder->RefreshComputeValues();
+  if (description.recipe_digest != RecipeDigest(recipe)) {
+    LogWarning(absl::StrCat("the recipe is not the one that ", reader.folder(),
+                            " was saved with: the run goes on with other settings"));
+  }
+  step = saved_step = description.step;
+  tokens = state.integers[kTokens];
+  skipped_steps = state.integers[kSkippedSteps];
+  checkpoint = reader.folder();
+  LogInfo(absl::StrCat("resumed at step ", step, " from ", reader.folder()));
+  return absl::OkStatus();
+}
+
+NamedState Trainer::State::SavedState() {
+  NamedState state;
+  runtime.sharder->AppendState(state);
+  optimizer->AppendState(state);
+  state.integers[kTokens] = tokens;
+  state.integers[kSkippedSteps] = skipped_steps;
+  state.texts[kDataFingerprint] = source->fingerprint();
+  return state;
+}
+
+absl::Status Trainer::State::RunStage(const Position& start, bool* stopped) {
+  const Stage& stage = recipe.stages(start.stage);
+  const LearningRateSchedule schedule(stage.schedule(), stage.steps());
+  PLAIT_ASSIGN_OR_RETURN(
+      const auto loader,
+      PrefetchingLoader::Create(
+          *source, {.rows = {.stage = start.stage,
+                             .row_tokens = stage.row_tokens(),
+                             .rows_per_step = stage.tokens_per_step() / stage.row_tokens()},
+                    .rows_per_microbatch = stage.rows_per_microbatch(),
+                    .data_parallel_rank = runtime.mesh->data_parallel_rank(),
+                    .data_parallel_size = runtime.mesh->data_parallel_size(),
+                    .first_step = start.step,
+                    .end_step = stage.steps(),
+                    .steps_ahead = recipe.data().prefetch_batches()}));
+  for (int64_t s = start.step; s < stage.steps(); ++s) {
+    PLAIT_RETURN_IF_ERROR(
+        Annotate(RunStep(*loader, stage, schedule.At(s)), absl::StrCat("step ", step + 1)));
+    PLAIT_RETURN_IF_ERROR(AtBoundary());
+    StopReason reason;
+    PLAIT_ASSIGN_OR_RETURN(*stopped, ShouldStop(&reason));
+    if (*stopped) return absl::OkStatus();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::State::RunStep(PrefetchingLoader& loader, const Stage& stage,
+                                     double learning_rate) {
+  const Clock::time_point start = Clock::now();
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<Batch> microbatches, loader.NextStep());
+  StepMetrics step_metrics;
+  PLAIT_ASSIGN_OR_RETURN(step_metrics.result, training_step->Run(microbatches, learning_rate));
+  step_metrics.step_seconds = SecondsSince(start);
+  step_metrics.step = step + 1;
+  step_metrics.stage = stage.name();
+  step_metrics.learning_rate = learning_rate;
+  step_metrics.data_wait_seconds = loader.TakeWaitSeconds();
+  step_metrics.model_flops =
+      step_metrics.result.counts.real_tokens * ModelFlopsPerToken(parameters, stage.row_tokens());
+  step_metrics.memory_bytes = PeakResidentBytes();
+  return FinishStep(step_metrics);
+}
+
+absl::Status Trainer::State::FinishStep(const StepMetrics& step_metrics) {
+  const StepResult& result = step_metrics.result;
+  ++step;
+  tokens += static_cast<int64_t>(result.counts.real_tokens);
+  loss = result.loss();
+  StepMetrics complete = step_metrics;
+  const int64_t every = std::max<int64_t>(1, recipe.trainer().log_every_steps());
+  const bool log = step % every == 0 || step == TotalSteps(recipe);
+  // Not before the first step, which should come soon.
+  if (log) PLAIT_RETURN_IF_ERROR(MeasurePeak());
+  complete.gemm_peak_flops_per_second = gemm_peak_flops_per_second;
+  PLAIT_RETURN_IF_ERROR(metrics->WriteStep(complete));
+  if (log) LogInfo(ConsoleLine(complete, TotalSteps(recipe)));
+  if (result.not_finite.empty()) return absl::OkStatus();
+
+  const std::string what = absl::StrCat(result.not_finite, " is not finite (loss ", result.loss(),
+                                        ", gradient norm ", result.gradient_norm, ")");
+  if (recipe.trainer().non_finite() == recipe::v1::Trainer::SKIP) {
+    ++skipped_steps;
+    LogWarning(absl::StrCat("step ", step, ": ", what, "; no update in this step, ", skipped_steps,
+                            " skipped so far"));
+    return absl::OkStatus();
+  }
+  PLAIT_RETURN_IF_ERROR(metrics->WriteStop(step, what));
+  return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
+                          what,
+                          "; no update was made. Lower the learning rate, or skip such steps with "
+                          "--set trainer.non_finite=SKIP")),
+                      ExitCode::kNumericFault);
+}
+
+absl::Status Trainer::State::AtBoundary() {
+  const recipe::v1::Trainer& settings = recipe.trainer();
+  const auto due = [this](int64_t every) { return every > 0 && step % every == 0; };
+  const bool run_ends = step == TotalSteps(recipe);
+  const bool stage_ends = run_ends || PositionOf(recipe, step).step == 0;
+  if (run_ends || due(settings.evaluate_every_steps())) PLAIT_RETURN_IF_ERROR(Evaluate());
+  if (stage_ends || due(settings.checkpoint_every_steps())) PLAIT_RETURN_IF_ERROR(Save());
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::State::Evaluate() {
+  if (evaluation == nullptr) return absl::OkStatus();
+  const Clock::time_point start = Clock::now();
+  PLAIT_ASSIGN_OR_RETURN(const EvaluationResult result, evaluation->Run(execution, runtime));
+  const double seconds = SecondsSince(start);
+  LogInfo(absl::StrFormat("step %d held out: loss %.4f, %.4f bits per byte over %d bytes, %.1f s",
+                          step, result.loss, result.bits_per_byte, result.text_bytes, seconds));
+  return metrics->WriteEvaluation(step, result, seconds);
+}
+
+absl::Status Trainer::State::Save() {
+  if (saved_step == step) return absl::OkStatus();
+  const Clock::time_point start = Clock::now();
+  CheckpointContent content;
+  content.description = {.step = step,
+                         .stage = PositionOf(recipe, step).stage,
+                         .recipe_text = RecipeText(recipe),
+                         .recipe_digest = RecipeDigest(recipe),
+                         .model_digest = ModelDigest(recipe),
+                         .tokenizer_digest = source->tokenizer_digest()};
+  content.state = SavedState();
+  content.attachments[kTokenizerName] = tokenizer;
+  PLAIT_ASSIGN_OR_RETURN(checkpoint, writer->Save(content));
+  saved_step = step;
+  const double seconds = SecondsSince(start);
+  LogInfo(absl::StrFormat("step %d saved: %s, %.2f s", step, checkpoint, seconds));
+  return metrics->WriteCheckpoint(step, checkpoint, seconds);
+}
+
+absl::Status Trainer::State::MeasurePeak() {
+  if (gemm_peak_flops_per_second > 0 || runtime.model->dtype() == DType::kF64)
+    return absl::OkStatus();
+  constexpr double kSecondsPerShape = 0.02;
+  PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak,
+                         MeasureGemmPeak(execution, runtime.model->dtype(), kSecondsPerShape));
+  gemm_peak_flops_per_second = peak.best_flops_per_second;
+  return absl::OkStatus();
+}
+
+// The same answer on every rank. The end of the run is no stop.
+absl::StatusOr<bool> Trainer::State::ShouldStop(StopReason* reason) {
+  if (step >= TotalSteps(recipe)) return false;
+  const bool requested = options.stop_requested != nullptr && options.stop_requested->load();
+  Tensor flag = Tensor::FromValues<double>({1}, {requested ? 1.0 : 0.0});
+  PLAIT_ASSIGN_OR_RETURN(const Event agreed,
+                         runtime.mesh->world().AllReduce(execution.communication(), flag.vector(),
+                                                         ReduceOperation::kMax));
+  agreed.Synchronize();
+  const int64_t stop_after = recipe.debug().stop_after_steps();
+  *reason = flag.data<double>()[0] > 0 ? StopReason::kRequested : StopReason::kStopAfter;
+  return *reason == StopReason::kRequested || (stop_after > 0 && step >= stop_after);
+}
+
+Trainer::Trainer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Trainer::~Trainer() = default;
+ParameterSharder& Trainer::sharder() { return *state_->runtime.sharder; }
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Recipe& recipe,
+                                                         const TrainerOptions& options) {
+  PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options, ExecutionOptionsFor(recipe));
+  auto state = std::make_unique<State>(recipe, options, execution_options);
+  PLAIT_RETURN_IF_ERROR(state->OpenData());
+  PLAIT_RETURN_IF_ERROR(state->BuildModel());
+  PLAIT_RETURN_IF_ERROR(state->StartOrResume());
+  return std::unique_ptr<Trainer>(new Trainer(std::move(state)));
+}
+
+absl::StatusOr<RunResult> Trainer::Run() {
+  State& run = *state_;
+  const double ready_seconds = SecondsSinceProcessStart();
+  LogInfo(absl::StrFormat("%d parameters, %d threads, ready %.2f s after the process started",
+                          run.parameters.total, run.execution.num_threads(), ready_seconds));
+  PLAIT_RETURN_IF_ERROR(run.metrics->WriteStart(run.step, RecipeDigest(run.recipe),
+                                                run.parameters.total, ready_seconds));
+  if (run.step == 0) PLAIT_RETURN_IF_ERROR(run.Evaluate());
+
+  RunResult result;
+  PLAIT_ASSIGN_OR_RETURN(bool stopped, run.ShouldStop(&result.reason));
+  while (!stopped && run.step < TotalSteps(run.recipe)) {
+    PLAIT_RETURN_IF_ERROR(run.RunStage(PositionOf(run.recipe, run.step), &stopped));
+  }
+  if (stopped) {
+    PLAIT_RETURN_IF_ERROR(run.ShouldStop(&result.reason).status());
+    PLAIT_RETURN_IF_ERROR(run.Save());
+  } else {
+    result.reason = StopReason::kFinished;
+  }
+  const char* const reasons[] = {"finished", "debug.stop_after_steps", "requested"};
+  PLAIT_RETURN_IF_ERROR(run.metrics->WriteStop(run.step, reasons[static_cast<int>(result.reason)]));
+  result.step = run.step;
+  result.checkpoint = run.checkpoint;
+  result.loss = run.loss;
+  return result;
+}
+
+}  // namespace plait

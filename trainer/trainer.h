@@ -1,0 +1,70 @@
+// Trainer: the order of things in a run. Stages of the recipe one after the other; at every step
+// boundary: log, evaluate, save, stop, as asked. A run lives in a folder:
+//   RUN/recipe.textproto   the resolved recipe
+//   RUN/metrics.jsonl      metrics.h
+//   RUN/checkpoints/       step-00001000/ ...
+// A run that was stopped (or killed) at any step and resumed ends with the same bits as one that
+// was not.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "parallel/parameter_sharder.h"
+
+namespace plait {
+
+namespace recipe::v1 {
+class Recipe;
+}
+
+struct TrainerOptions {
+  std::string output;  // the run's folder
+  // Go on from the newest checkpoint that verifies; start anew where there is none.
+  bool resume = false;
+  // Set (by a signal handler, say) to stop with a checkpoint at the next step boundary. Outlives
+  // the trainer; may be absent.
+  const std::atomic<bool>* stop_requested = nullptr;
+};
+
+enum class StopReason {
+  kFinished,   // every stage is done
+  kStopAfter,  // debug.stop_after_steps
+  kRequested,  // stop_requested: try again with --resume
+};
+
+struct RunResult {
+  StopReason reason = StopReason::kFinished;
+  int64_t step = 0;        // steps of the run that are done
+  std::string checkpoint;  // folder of the last one
+  double loss = 0;         // of the last step of this process; 0 where it made none
+};
+
+class Trainer {
+ public:
+  // recipe: resolved and valid. Opens the data, builds the model, and initialises it or loads the
+  // checkpoint. FailedPrecondition where the folder holds a run and resume is off, or where data or
+  // tokenizer are not those of the checkpoint; errors of exit code 3 for checkpoints.
+  static absl::StatusOr<std::unique_ptr<Trainer>> Create(const recipe::v1::Recipe& recipe,
+                                                         const TrainerOptions& options);
+  ~Trainer();
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  // Trains to the end or until stopped. Errors carry exit code 17 where numbers were not finite.
+  absl::StatusOr<RunResult> Run();
+
+  // For tests and reports: the parameters as they are.
+  ParameterSharder& sharder();
+
+ private:
+  struct State;
+  explicit Trainer(std::unique_ptr<State> state);
+
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace plait
