@@ -269,7 +269,7 @@ void Cut(const Piece& whole, int64_t count, std::vector<Piece>& pieces) {
 
 void RunProblems(Execution& execution, std::span<const GemmProblem> problems) {
   // Below this many products a second thread costs more than it brings.
-  constexpr int64_t kProductsPerThread = 1 << 17;
+  constexpr int64_t kProductsPerThread = 1 << 18;
   int64_t products = 0, bias_size = 0;
   bool partial_sums = false;
   for (const GemmProblem& problem : problems) {
