@@ -12,10 +12,8 @@ namespace plait {
 namespace {
 
 constexpr void (*kCommands[])(CLI::App&, Action&) = {
-    AddPrepareCommand,
-    AddTrainCommand,
-    AddCheckpointCommand,
-    AddRecipeCommand,
+    AddPrepareCommand,    AddTrainCommand,  AddGenerateCommand,
+    AddCheckpointCommand, AddRecipeCommand, AddBenchCommand,
 };
 
 void PrintError(const std::string& message) {

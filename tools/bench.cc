@@ -1,0 +1,132 @@
+// plait bench step | gemm
+#include <CLI/CLI.hpp>
+#include <cinttypes>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/execution.h"
+#include "base/status_macros.h"
+#include "kernels/gemm_peak.h"
+#include "recipes/recipe_loader.h"
+#include "tools/plait.h"
+#include "trainer/step_benchmark.h"
+
+namespace plait {
+namespace {
+
+struct StepOptions {
+  std::string recipe;
+  std::vector<std::string> overrides;
+  StepBenchmarkOptions benchmark;
+  bool json = false;
+};
+
+absl::Status RunStep(const StepOptions& options) {
+  PLAIT_ASSIGN_OR_RETURN(const recipe::v1::Recipe recipe,
+                         LoadValidRecipe(options.recipe, options.overrides, /*world_size=*/1));
+  PLAIT_ASSIGN_OR_RETURN(const StepBenchmarkResult result,
+                         BenchmarkSteps(recipe, options.benchmark));
+  if (options.json) {
+    const nlohmann::ordered_json answer = {
+        {"benchmark", "step"},
+        {"stage", result.stage},
+        {"threads", result.threads},
+        {"tokens_per_step", result.tokens_per_step},
+        {"step_seconds", result.step_seconds},
+        {"median_seconds", result.median_seconds},
+        {"tokens_per_second", result.tokens_per_second},
+        {"model_flops_per_second", result.model_flops_per_second},
+        {"gemm_peak_flops_per_second", result.gemm_peak_flops_per_second},
+        {"share_of_gemm_peak", result.share_of_gemm_peak},
+        {"memory_bytes", result.memory_bytes},
+        {"seconds_to_first_step", result.seconds_to_first_step}};
+    std::printf("%s\n", answer.dump().c_str());
+    return absl::OkStatus();
+  }
+  std::printf("stage %s, %d threads: %.3f s a step of %" PRId64
+              " tokens (median of %zu), %.0f tokens/s\n",
+              result.stage.c_str(), result.threads, result.median_seconds, result.tokens_per_step,
+              result.step_seconds.size(), result.tokens_per_second);
+  std::printf("%.2f GFLOP/s, %.1f %% of the GEMM peak of %.2f; %" PRId64
+              " MB; first step %.2f s after the process started\n",
+              result.model_flops_per_second / 1e9, 100 * result.share_of_gemm_peak,
+              result.gemm_peak_flops_per_second / 1e9, result.memory_bytes >> 20,
+              result.seconds_to_first_step);
+  return absl::OkStatus();
+}
+
+struct GemmOptions {
+  bool f32 = false;
+  int threads = 0;
+  bool json = false;
+};
+
+absl::Status RunGemm(const GemmOptions& options) {
+  Execution execution({.num_threads = options.threads});
+  const DType dtype = options.f32 ? DType::kF32 : DType::kBf16;
+  PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak, MeasureGemmPeak(execution, dtype));
+  nlohmann::ordered_json answer = {{"benchmark", "gemm"},
+                                   {"dtype", Name(dtype)},
+                                   {"threads", execution.num_threads()},
+                                   {"best_flops_per_second", peak.best_flops_per_second},
+                                   {"shapes", nlohmann::ordered_json::array()}};
+  for (const GemmRate& rate : peak.rates) {
+    answer["shapes"].push_back(
+        {{"m", rate.m}, {"n", rate.n}, {"k", rate.k}, {"flops_per_second", rate.flops_per_second}});
+    if (options.json) continue;
+    std::printf("%6" PRId64 " x %6" PRId64 " x %6" PRId64 "  %9.2f GFLOP/s\n", rate.m, rate.n,
+                rate.k, rate.flops_per_second / 1e9);
+  }
+  if (options.json) {
+    std::printf("%s\n", answer.dump().c_str());
+  } else {
+    std::printf("peak %.2f GFLOP/s, %s, %d threads\n", peak.best_flops_per_second / 1e9,
+                Name(dtype), execution.num_threads());
+  }
+  return absl::OkStatus();
+}
+
+void AddStep(CLI::App& bench, Action& action) {
+  auto options = std::make_shared<StepOptions>();
+  CLI::App* step = bench.add_subcommand("step", "Training steps of a recipe on made-up tokens");
+  step->add_option("recipe", options->recipe, "Recipe file (*.textproto)")->required();
+  step->add_option("--set", options->overrides, "Changes one field: path=value; repeatable")
+      ->expected(1)
+      ->take_all();
+  step->add_option("--stage", options->benchmark.stage, "Stage of the recipe, from 0")
+      ->capture_default_str();
+  step->add_option("--steps", options->benchmark.steps, "Steps that are timed")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  step->add_option("--warmup", options->benchmark.warmup_steps, "Steps before those")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  step->add_flag("--json", options->json, "Answers with one JSON object");
+  step->footer("Example: plait bench step recipes/library/demo_pretrain.textproto --json");
+  step->callback([options, &action] { action = [options] { return RunStep(*options); }; });
+}
+
+void AddGemm(CLI::App& bench, Action& action) {
+  auto options = std::make_shared<GemmOptions>();
+  CLI::App* gemm = bench.add_subcommand("gemm", "The matrix product's best rate on this machine");
+  gemm->add_flag("--f32", options->f32, "f32 in place of bf16");
+  gemm->add_option("--threads", options->threads, "0: every core")->capture_default_str();
+  gemm->add_flag("--json", options->json, "Answers with one JSON object");
+  gemm->footer("Example: plait bench gemm --json");
+  gemm->callback([options, &action] { action = [options] { return RunGemm(*options); }; });
+}
+
+}  // namespace
+
+void AddBenchCommand(CLI::App& plait, Action& action) {
+  CLI::App* bench = plait.add_subcommand("bench", "Measures speed");
+  bench->require_subcommand(1);
+  bench->footer("Example: plait bench step recipes/library/demo_pretrain.textproto --json");
+  AddStep(*bench, action);
+  AddGemm(*bench, action);
+}
+
+}  // namespace plait

@@ -1,0 +1,171 @@
+// plait generate
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "checkpoint/checkpoint_reader.h"
+#include "data/prepared_manifest.h"
+#include "data/tokenizer.h"
+#include "model/decoding/decoding_session.h"
+#include "model/decoding/sampler.h"
+#include "recipes/recipe_defaults.h"
+#include "recipes/recipe_loader.h"
+#include "recipes/recipe_overrides.h"
+#include "recipes/recipe_validation.h"
+#include "tools/plait.h"
+#include "trainer/model_runtime.h"
+
+namespace plait {
+namespace {
+
+using recipe::v1::Recipe;
+
+struct Options {
+  std::string path;
+  std::string prompt;
+  int64_t max_tokens = 128;
+  SamplerOptions sampler;
+  bool greedy = false;
+  std::vector<std::string> overrides;
+  bool json = false;
+};
+
+struct Continuation {
+  int64_t prompt_tokens = 0;
+  int64_t tokens = 0;
+  bool ended = false;  // by EOS
+  double seconds = 0;  // without the prompt
+};
+
+absl::StatusOr<CheckpointReader> OpenCheckpoint(const std::string& path) {
+  std::vector<RejectedCheckpoint> rejected;
+  absl::StatusOr<CheckpointReader> reader = OpenCheckpointOrRun(path, &rejected);
+  for (const RejectedCheckpoint& bad : rejected)
+    LogWarning(absl::StrCat("passed over: ", bad.reason));
+  return reader;
+}
+
+absl::StatusOr<Recipe> RecipeOf(const CheckpointReader& reader,
+                                const std::vector<std::string>& overrides) {
+  PLAIT_ASSIGN_OR_RETURN(Recipe recipe,
+                         ParseRecipe(reader.description().recipe_text, reader.folder()));
+  for (const std::string& assignment : overrides)
+    PLAIT_RETURN_IF_ERROR(ApplyOverride(assignment, recipe));
+  recipe = Resolved(recipe);
+  PLAIT_RETURN_IF_ERROR(ValidateRecipe(recipe, /*world_size=*/1));
+  return recipe;
+}
+
+// Calls `write` with each piece of text as it comes.
+absl::StatusOr<Continuation> Continue(const Options& options, const Tokenizer& tokenizer,
+                                      Execution& execution, ModelRuntime& runtime,
+                                      const std::function<void(const std::string&)>& write) {
+  std::vector<int32_t> prompt = {tokenizer.bos_id()};
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<int32_t> encoded, tokenizer.Encode(options.prompt));
+  prompt.insert(prompt.end(), encoded.begin(), encoded.end());
+  Continuation continuation{.prompt_tokens = static_cast<int64_t>(prompt.size())};
+  DecodingSession session(execution, *runtime.model, *runtime.sharder,
+                          continuation.prompt_tokens + options.max_tokens);
+  TokenStreamDecoder decoder(tokenizer);
+  PLAIT_ASSIGN_OR_RETURN(Tensor logits, session.Append(prompt));
+  const auto start = std::chrono::steady_clock::now();
+  while (continuation.tokens < options.max_tokens) {
+    // A model may have more rows than the tokenizer has ids: those are never drawn.
+    const int32_t token = SampleToken(logits.Slice(0, tokenizer.vocabulary_size()), options.sampler,
+                                      session.length());
+    ++continuation.tokens;
+    continuation.ended = token == tokenizer.eos_id();
+    if (continuation.ended) break;
+    PLAIT_ASSIGN_OR_RETURN(const std::string text, decoder.Add(token));
+    write(text);
+    if (continuation.tokens == options.max_tokens) break;
+    PLAIT_ASSIGN_OR_RETURN(logits, session.Append(std::span<const int32_t>(&token, 1)));
+  }
+  write(decoder.Finish());
+  continuation.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return continuation;
+}
+
+absl::Status Run(Options options) {
+  if (options.greedy) options.sampler.temperature = 0;
+  PLAIT_RETURN_IF_ERROR(ValidateSamplerOptions(options.sampler));
+  PLAIT_ASSIGN_OR_RETURN(const CheckpointReader reader, OpenCheckpoint(options.path));
+  PLAIT_ASSIGN_OR_RETURN(const Recipe recipe, RecipeOf(reader, options.overrides));
+  PLAIT_ASSIGN_OR_RETURN(const std::string model_bytes, reader.Attachment(kTokenizerName));
+  PLAIT_ASSIGN_OR_RETURN(
+      const Tokenizer tokenizer,
+      Tokenizer::FromBytes(model_bytes, absl::StrCat(reader.folder(), "/", kTokenizerName)));
+  PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options, ExecutionOptionsFor(recipe));
+  Execution execution(execution_options);
+  PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe));
+  PLAIT_RETURN_IF_ERROR(LoadWeights(reader, recipe, *runtime.sharder));
+
+  std::string text;
+  if (!options.json) std::fputs(options.prompt.c_str(), stdout);
+  PLAIT_ASSIGN_OR_RETURN(
+      const Continuation continuation,
+      Continue(options, tokenizer, execution, runtime, [&](const std::string& piece) {
+        text += piece;
+        if (options.json) return;
+        std::fputs(piece.c_str(), stdout);
+        std::fflush(stdout);
+      }));
+  if (!options.json) {
+    std::fputc('\n', stdout);
+    return absl::OkStatus();
+  }
+  const nlohmann::ordered_json answer = {
+      {"checkpoint", reader.folder()},
+      {"step", reader.description().step},
+      {"prompt", options.prompt},
+      {"text", text},
+      {"prompt_tokens", continuation.prompt_tokens},
+      {"tokens", continuation.tokens},
+      {"ended", continuation.ended},
+      {"tokens_per_second", static_cast<double>(continuation.tokens) / continuation.seconds}};
+  std::printf("%s\n", answer.dump().c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddGenerateCommand(CLI::App& plait, Action& action) {
+  auto options = std::make_shared<Options>();
+  SamplerOptions& sampler = options->sampler;
+  CLI::App* command = plait.add_subcommand("generate", "Continues a prompt");
+  command->add_option("path", options->path, "A checkpoint, or the folder of a run")->required();
+  command->add_option("--prompt", options->prompt, "Text to continue")->required();
+  command->add_option("--max-tokens", options->max_tokens, "Most tokens to add")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  CLI::Option* temperature =
+      command->add_option("--temperature", sampler.temperature, "0: always the likeliest token")
+          ->capture_default_str();
+  command->add_option("--top-k", sampler.top_k, "Draw among the k likeliest; 0: all")
+      ->capture_default_str();
+  command->add_option("--top-p", sampler.top_p, "Draw among the likeliest that sum to p")
+      ->capture_default_str();
+  command->add_option("--seed", sampler.seed, "The same seed gives the same text")
+      ->capture_default_str();
+  command->add_flag("--greedy", options->greedy, "As --temperature 0")->excludes(temperature);
+  command
+      ->add_option("--set", options->overrides,
+                   "Changes one field of the checkpoint's recipe: path=value; repeatable")
+      ->expected(1)
+      ->take_all();
+  command->add_flag("--json", options->json, "Answers with one JSON object, without the prompt");
+  command->footer(
+      "Example: plait generate runs/demo/run --prompt \"The file is\" --temperature 0.7 --seed 1");
+  command->callback([options, &action] { action = [options] { return Run(*options); }; });
+}
+
+}  // namespace plait

@@ -1,0 +1,111 @@
+#include "trainer/step_benchmark.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "base/random.h"
+#include "base/status_macros.h"
+#include "data/sequence_packing.h"
+#include "kernels/gemm_peak.h"
+#include "optim/adamw.h"
+#include "recipes/parameter_count.h"
+#include "recipes/schema/recipe.pb.h"
+#include "trainer/model_runtime.h"
+#include "trainer/pretraining_objective.h"
+#include "trainer/process_usage.h"
+#include "trainer/training_step.h"
+
+namespace plait {
+namespace {
+
+using recipe::v1::Recipe;
+using recipe::v1::Stage;
+
+constexpr double kLearningRate = 1e-4;
+
+// A full row of uniform tokens in documents of about a third of the row.
+Row RandomRow(const RandomKey& key, uint64_t row_number, int64_t row_tokens, int64_t vocabulary) {
+  Row row;
+  const int64_t document = std::max<int64_t>(2, row_tokens / 3);
+  for (int64_t t = 0; t < row_tokens; ++t) {
+    const uint64_t element = row_number * static_cast<uint64_t>(row_tokens + 1) + t;
+    const auto draw = [&](uint64_t at) {
+      return static_cast<int32_t>(key.Uniform(at) * static_cast<double>(vocabulary));
+    };
+    row.tokens.push_back(draw(element));
+    row.targets.push_back(draw(element + 1));
+    row.weights.push_back((t + 1) % document == 0 ? 0.0f : 1.0f);
+    if (t % document == 0) row.document_starts.push_back(t);
+  }
+  return row;
+}
+
+std::vector<Batch> RandomStep(const Recipe& recipe, const Stage& stage) {
+  const RandomKey key(recipe.seed(), RandomPurpose::kTest);
+  const int64_t rows = stage.tokens_per_step() / stage.row_tokens();
+  std::vector<Batch> batches;
+  std::vector<Row> microbatch;
+  for (int64_t row = 0; row < rows; ++row) {
+    microbatch.push_back(RandomRow(key, static_cast<uint64_t>(row), stage.row_tokens(),
+                                   recipe.model().vocabulary()));
+    if (static_cast<int64_t>(microbatch.size()) < stage.rows_per_microbatch()) continue;
+    batches.push_back(PackRows(microbatch, stage.row_tokens()));
+    microbatch.clear();
+  }
+  return batches;
+}
+
+}  // namespace
+
+absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
+                                                   const StepBenchmarkOptions& options) {
+  if (options.stage < 0 || options.stage >= recipe.stages_size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "stage ", options.stage, ": the recipe has stages 0 to ", recipe.stages_size() - 1));
+  }
+  const Stage& stage = recipe.stages(options.stage);
+  PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options, ExecutionOptionsFor(recipe));
+  Execution execution(execution_options);
+  PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe));
+  runtime.model->Initialize(*runtime.sharder, recipe.seed());
+  PLAIT_ASSIGN_OR_RETURN(const auto optimizer, AdamW::Create(execution, recipe.optim().adamw(),
+                                                             runtime.sharder->sharded()));
+  const PretrainingObjective objective;
+  TrainingStep training_step(execution, runtime, *optimizer, objective,
+                             recipe.optim().gradient_clip_norm());
+  const std::vector<Batch> batches = RandomStep(recipe, stage);
+
+  StepBenchmarkResult result{.stage = stage.name(),
+                             .threads = execution.num_threads(),
+                             .tokens_per_step = stage.tokens_per_step(),
+                             .seconds_to_first_step = SecondsSinceProcessStart()};
+  for (int64_t s = 0; s < options.warmup_steps + options.steps; ++s) {
+    const auto start = std::chrono::steady_clock::now();
+    PLAIT_ASSIGN_OR_RETURN(const StepResult step, training_step.Run(batches, kLearningRate));
+    if (!step.not_finite.empty())
+      return absl::InternalError(absl::StrCat("benchmark: ", step.not_finite, " is not finite"));
+    if (s < options.warmup_steps) continue;
+    result.step_seconds.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::vector<double> sorted = result.step_seconds;
+  std::sort(sorted.begin(), sorted.end());
+  result.median_seconds = sorted[sorted.size() / 2];
+
+  PLAIT_ASSIGN_OR_RETURN(const ParameterCount count, CountParameters(recipe.model()));
+  const auto tokens = static_cast<double>(result.tokens_per_step);
+  result.tokens_per_second = tokens / result.median_seconds;
+  result.model_flops_per_second =
+      result.tokens_per_second * ModelFlopsPerToken(count, stage.row_tokens());
+  result.memory_bytes = PeakResidentBytes();
+  if (runtime.model->dtype() != DType::kF64) {
+    PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak, MeasureGemmPeak(execution, runtime.model->dtype()));
+    result.gemm_peak_flops_per_second = peak.best_flops_per_second;
+    result.share_of_gemm_peak = result.model_flops_per_second / peak.best_flops_per_second;
+  }
+  return result;
+}
+
+}  // namespace plait
