@@ -33,7 +33,9 @@ function(plait_test name)
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} plait_test_support GTest::gmock GTest::gtest_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+  # Idle OpenMP threads must not spin: tests run side by side on few cores.
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+    ENVIRONMENT OMP_WAIT_POLICY=passive)
 endfunction()
 
 # plait_protos(<target> PROTOS <paths from the project root>): C++ messages, included as "<path>.pb.h".
