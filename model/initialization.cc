@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/execution.h"
 #include "base/random.h"
 
 namespace plait {
@@ -39,6 +40,8 @@ void InitializeMaster(ShardedParameter& parameter, const Initialization& initial
   const RandomKey key(seed, RandomPurpose::kInitialization, parameter.name);
   const Shape& shape = spec.logical_shape;
   const int64_t last_dim = shape.rank() == 0 ? 1 : shape[shape.rank() - 1];
+  // Elements are independent; a large model would be long in starting on one core.
+#pragma omp parallel for schedule(static) num_threads(NumAvailableCores())
   for (int64_t i = spec.elements.begin; i < spec.elements.end; ++i) {
     const double value = InitialValue(initialization, key, i, last_dim);
     const int64_t local = i - spec.elements.begin;

@@ -283,8 +283,8 @@ absl::Status Trainer::State::FinishStep(const StepMetrics& step_metrics) {
   StepMetrics complete = step_metrics;
   const int64_t every = std::max<int64_t>(1, recipe.trainer().log_every_steps());
   const bool log = step % every == 0 || step == TotalSteps(recipe);
-  // Not before the first step, which should come soon.
-  if (log) PLAIT_RETURN_IF_ERROR(MeasurePeak());
+  // Not before the first step, which should come soon, and not in a run too short to log.
+  if (step % every == 0) PLAIT_RETURN_IF_ERROR(MeasurePeak());
   complete.gemm_peak_flops_per_second = gemm_peak_flops_per_second;
   PLAIT_RETURN_IF_ERROR(metrics->WriteStep(complete));
   if (log) LogInfo(ConsoleLine(complete, TotalSteps(recipe)));

@@ -1,0 +1,210 @@
+// A run that was stopped anywhere and resumed is bitwise the run that was not.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+
+#include "base/exit_code.h"
+#include "checkpoint/checkpoint_reader.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_run.h"
+#include "trainer/trainer.h"
+
+namespace plait {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kSteps = 7;  // 4 and 3
+
+const TinyData& Data() {
+  static const TinyData* data = new TinyData();
+  return *data;
+}
+
+absl::StatusOr<RunResult> Train(const std::string& output, bool resume,
+                                const std::vector<std::string>& overrides,
+                                const std::string& data = Data().path(),
+                                const std::atomic<bool>* stop = nullptr) {
+  auto trainer = Trainer::Create(TinyRecipe(data, overrides),
+                                 {.output = output, .resume = resume, .stop_requested = stop});
+  if (!trainer.ok()) return trainer.status();
+  return (*trainer)->Run();
+}
+
+// Digest of every tensor of the run's newest checkpoint: parameters and moments.
+std::map<std::string, std::string> Digests(const std::string& run) {
+  std::vector<RejectedCheckpoint> rejected;
+  const auto reader = OpenCheckpointOrRun(run, &rejected);
+  EXPECT_OK(reader);
+  std::map<std::string, std::string> digests;
+  for (const StoredTensor& tensor : reader->Tensors()) digests[tensor.name] = tensor.digest;
+  digests["step"] = std::to_string(reader->description().step);
+  return digests;
+}
+
+// What the metrics say was computed, by event and step; times and speeds left out.
+std::vector<std::string> Computed(const std::string& run) {
+  std::vector<std::string> lines;
+  std::ifstream file(run + "/metrics.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    if (line.find("\"event\":\"step\"") != std::string::npos)
+      lines.push_back(line.substr(0, line.find("\"tokens_per_second\"")));
+    if (line.find("\"event\":\"evaluation\"") != std::string::npos)
+      lines.push_back(line.substr(0, line.find("\"seconds\"")));
+  }
+  return lines;
+}
+
+class ResumeTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  TemporaryFolder folder_;
+};
+
+TEST_P(ResumeTest, StoppedAtAnyStepEqualsNeverStopped) {
+  const std::string precision = std::string("trainer.precision=") + GetParam();
+  const std::vector<std::string> base = {precision, "trainer.evaluate_every_steps=2"};
+  ASSERT_OK_AND_ASSIGN(const RunResult whole, Train(folder_.File("whole"), false, base));
+  EXPECT_EQ(whole.reason, StopReason::kFinished);
+  EXPECT_EQ(whole.step, kSteps);
+  const auto expected = Digests(folder_.File("whole"));
+  const auto computed = Computed(folder_.File("whole"));
+  EXPECT_EQ(computed.size(), static_cast<size_t>(kSteps + 5));  // evaluated at 0, 2, 4, 6, 7
+  for (int64_t stop = 1; stop < kSteps; ++stop) {
+    SCOPED_TRACE("stopped at step " + std::to_string(stop));
+    const std::string run = folder_.File("stop" + std::to_string(stop));
+    std::vector<std::string> stopping = base;
+    stopping.push_back("debug.stop_after_steps=" + std::to_string(stop));
+    ASSERT_OK_AND_ASSIGN(const RunResult first, Train(run, false, stopping));
+    EXPECT_EQ(first.reason, StopReason::kStopAfter);
+    EXPECT_EQ(first.step, stop);
+    ASSERT_OK_AND_ASSIGN(const RunResult second, Train(run, true, base));
+    EXPECT_EQ(second.reason, StopReason::kFinished);
+    EXPECT_EQ(Digests(run), expected);
+    EXPECT_EQ(Computed(run), computed);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Precisions, ResumeTest, ::testing::Values("BF16", "F32"),
+                         [](const auto& parameter) { return std::string(parameter.param); });
+
+class RunFolderTest : public ::testing::Test {
+ protected:
+  TemporaryFolder folder_;
+};
+
+TEST_F(RunFolderTest, ADamagedNewestCheckpointFallsBackAndTheMetricsFollow) {
+  const std::vector<std::string> saving = {"trainer.checkpoint_every_steps=2"};
+  const std::string run = folder_.File("run");
+  ASSERT_OK(Train(run, false, saving));
+  const auto expected = Digests(run);
+  const auto computed = Computed(run);
+  std::filesystem::resize_file(run + "/checkpoints/step-00000007/rank-00000.h5", 1000);
+  ASSERT_OK_AND_ASSIGN(const RunResult resumed, Train(run, true, saving));
+  EXPECT_EQ(resumed.step, kSteps);
+  EXPECT_EQ(Digests(run), expected);
+  EXPECT_EQ(Computed(run), computed);
+}
+
+TEST_F(RunFolderTest, NoCheckpointThatVerifiesIsExitCodeThree) {
+  const std::string run = folder_.File("run");
+  ASSERT_OK(Train(run, false, {"debug.stop_after_steps=1"}));
+  std::filesystem::remove(run + "/checkpoints/step-00000001/manifest.textproto");
+  const auto resumed = Train(run, true, {});
+  EXPECT_EQ(ExitCodeOf(resumed.status()), ExitCode::kBadCheckpoint) << resumed.status();
+}
+
+TEST_F(RunFolderTest, ResumingNothingStartsAnew) {
+  ASSERT_OK_AND_ASSIGN(const RunResult result,
+                       Train(folder_.File("run"), true, {"debug.stop_after_steps=1"}));
+  EXPECT_EQ(result.step, 1);
+}
+
+TEST_F(RunFolderTest, AFinishedRunIsLeftAsItIs) {
+  const std::string run = folder_.File("run");
+  ASSERT_OK(Train(run, false, {}));
+  const auto expected = Digests(run);
+  ASSERT_OK_AND_ASSIGN(const RunResult again, Train(run, true, {}));
+  EXPECT_EQ(again.reason, StopReason::kFinished);
+  EXPECT_EQ(Digests(run), expected);
+}
+
+TEST_F(RunFolderTest, WithoutResumeAUsedFolderIsRefused) {
+  const std::string run = folder_.File("run");
+  ASSERT_OK(Train(run, false, {"debug.stop_after_steps=1"}));
+  EXPECT_THAT(Train(run, false, {}),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("--resume")));
+}
+
+TEST_F(RunFolderTest, AnotherModelsCheckpointIsNamedAndExitCodeThree) {
+  const std::string run = folder_.File("run");
+  ASSERT_OK(Train(run, false, {"debug.stop_after_steps=1"}));
+  const auto resumed = Train(run, true, {"model.hidden_dim=32"});
+  EXPECT_THAT(resumed, StatusIs(absl::StatusCode::kFailedPrecondition,
+                                HasSubstr("it has 'hidden_dim: 24', the recipe has "
+                                          "'hidden_dim: 32'")));
+  EXPECT_EQ(ExitCodeOf(resumed.status()), ExitCode::kBadCheckpoint);
+}
+
+TEST_F(RunFolderTest, OtherDataAreRefused) {
+  const std::string run = folder_.File("run");
+  ASSERT_OK(Train(run, false, {"debug.stop_after_steps=1"}));
+  const TinyData other(/*seed=*/2);
+  const auto resumed = Train(run, true, {}, other.path());
+  EXPECT_THAT(resumed, StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(other.path())));
+  EXPECT_EQ(ExitCodeOf(resumed.status()), ExitCode::kBadInput);
+}
+
+TEST_F(RunFolderTest, ARequestStopsWithACheckpoint) {
+  const std::string run = folder_.File("run");
+  const std::atomic<bool> stop{true};
+  ASSERT_OK(Train(run, false, {"debug.stop_after_steps=2"}));
+  ASSERT_OK_AND_ASSIGN(const RunResult result, Train(run, true, {}, Data().path(), &stop));
+  EXPECT_EQ(result.reason, StopReason::kRequested);
+  EXPECT_EQ(result.step, 2);
+  EXPECT_THAT(result.checkpoint, HasSubstr("step-00000002"));
+}
+
+// A run whose first parameter holds an infinity.
+absl::StatusOr<RunResult> TrainOnInfinity(const std::string& output, const std::string& policy) {
+  auto trainer = Trainer::Create(TinyRecipe(Data().path(), {policy}), {.output = output});
+  if (!trainer.ok()) return trainer.status();
+  ParameterSharder& sharder = (*trainer)->sharder();
+  sharder.sharded()[0].master.data<float>()[5] = std::numeric_limits<float>::infinity();
+  sharder.RefreshComputeValues();
+  return (*trainer)->Run();
+}
+
+TEST_F(RunFolderTest, ANumberThatIsNotFiniteStopsTheRunByName) {
+  const auto result = TrainOnInfinity(folder_.File("run"), "trainer.non_finite=STOP");
+  EXPECT_EQ(ExitCodeOf(result.status()), ExitCode::kNumericFault);
+  EXPECT_THAT(std::string(result.status().message()),
+              ::testing::AllOf(HasSubstr("step 1: gradient of model."), HasSubstr("not finite")));
+}
+
+TEST_F(RunFolderTest, OrSkipsTheStepAndCountsIt) {
+  ASSERT_OK(TrainOnInfinity(folder_.File("run"), "trainer.non_finite=SKIP"));
+  std::vector<RejectedCheckpoint> rejected;
+  ASSERT_OK_AND_ASSIGN(const auto reader, OpenCheckpointOrRun(folder_.File("run"), &rejected));
+  EXPECT_EQ(reader.manifest().integers.at("trainer.skipped_steps"), kSteps);
+  EXPECT_EQ(reader.manifest().integers.at("adamw.step"), 0);
+}
+
+TEST_F(RunFolderTest, StartsFromTheWeightsOfAnotherRun) {
+  ASSERT_OK(Train(folder_.File("first"), false, {}));
+  ASSERT_OK(Train(folder_.File("second"), false,
+                  {"trainer.initial_checkpoint=" + folder_.File("first"),
+                   "debug.stop_after_steps=1", "stages.0.schedule.learning_rate_peak=1e-30",
+                   "stages.0.schedule.learning_rate_final=1e-30"}));
+  // A first step with (nearly) no learning rate leaves the weights as they were.
+  auto first = Digests(folder_.File("first")), second = Digests(folder_.File("second"));
+  const std::string name = "parameters/model.layers.0.mamba.in_proj.weight";
+  ASSERT_EQ(first.count(name), 1u);
+  EXPECT_EQ(first[name], second[name]);
+}
+
+}  // namespace
+}  // namespace plait
