@@ -34,6 +34,12 @@ TEST(CommandLineTest, EveryCommandHasHelpWithAnExample) {
       {"checkpoint", "list"},
       {"checkpoint", "verify"},
       {"checkpoint", "show"},
+      {"prepare"},
+      {"train"},
+      {"generate"},
+      {"bench"},
+      {"bench", "step"},
+      {"bench", "gemm"},
   };
   for (std::vector<std::string> command : commands) {
     command.push_back("--help");

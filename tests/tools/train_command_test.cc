@@ -1,0 +1,103 @@
+// From text to a continued prompt, through the command line alone.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/command_line.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_run.h"
+
+namespace plait {
+namespace {
+
+using ::testing::HasSubstr;
+
+class TrainCommandTest : public ::testing::Test {
+ protected:
+  TrainCommandTest() : recipe_(data_.File("recipe.textproto")), run_(data_.File("run")) {
+    std::ofstream(recipe_) << TinyRecipeText(data_.path());
+  }
+
+  CommandResult Train(std::vector<std::string> more) {
+    more.insert(more.begin(), {"train", recipe_, "--output", run_});
+    return RunCommand(more);
+  }
+
+  TinyData data_;
+  std::string recipe_;
+  std::string run_;
+};
+
+TEST_F(TrainCommandTest, TrainsStopsResumesAndGenerates) {
+  const CommandResult first = Train({"--set", "debug.stop_after_steps=3", "--json"});
+  ASSERT_EQ(first.exit_code, 0) << first.errors;
+  EXPECT_EQ(nlohmann::json::parse(first.output)["step"], 3);
+  const CommandResult second = Train({"--resume"});
+  ASSERT_EQ(second.exit_code, 0) << second.errors;
+  EXPECT_THAT(second.output, HasSubstr("finished at step 7"));
+  EXPECT_THAT(second.errors, HasSubstr("bits per byte"));
+
+  const std::vector<std::string> generate = {"generate",     run_, "--prompt", "the cat", "--json",
+                                             "--max-tokens", "9",  "--seed",   "4"};
+  const CommandResult drawn = RunCommand(generate);
+  ASSERT_EQ(drawn.exit_code, 0) << drawn.errors;
+  const auto answer = nlohmann::json::parse(drawn.output);
+  EXPECT_EQ(answer["step"], 7);
+  EXPECT_LE(answer["tokens"], 9);
+  // The data may go: a checkpoint carries its tokenizer. The same seed draws the same text.
+  std::filesystem::remove_all(data_.path());
+  const CommandResult again = RunCommand(generate);
+  EXPECT_EQ(nlohmann::json::parse(again.output)["text"], answer["text"]);
+  const CommandResult streamed =
+      RunCommand({"generate", run_, "--prompt", "the cat", "--max-tokens", "9", "--seed", "4"});
+  EXPECT_EQ(streamed.output, "the cat" + std::string(answer["text"]) + "\n");
+}
+
+TEST_F(TrainCommandTest, BadInputIsOneLineAndItsExitCode) {
+  const auto expect = [](const CommandResult& result, int exit_code, const std::string& named) {
+    EXPECT_EQ(result.exit_code, exit_code) << result.errors;
+    EXPECT_THAT(result.errors, HasSubstr(named));
+    EXPECT_EQ(std::count(result.errors.begin(), result.errors.end(), '\n'), 1) << result.errors;
+  };
+  expect(Train({"--set", "model.hedas=3"}), 2, "hedas");
+  expect(Train({"--set", "data.path=elsewhere"}), 2, "elsewhere");
+  expect(Train({"--set", "trainer.device=CUDA"}), 2, "trainer.device");
+  expect(Train({"--set", "model.vocabulary=100"}), 2, "model.vocabulary = 100");
+  expect(Train({"--set", "trainer.initial_checkpoint=absent"}), 3, "absent");
+  EXPECT_FALSE(std::filesystem::exists(run_ + "/checkpoints"));
+  expect(RunCommand({"generate", run_, "--prompt", "a"}), 3, run_);
+}
+
+TEST_F(TrainCommandTest, GenerateRefusesBadOptions) {
+  ASSERT_EQ(Train({"--set", "debug.stop_after_steps=1"}).exit_code, 0);
+  for (const std::vector<std::string>& options : {std::vector<std::string>{"--top-p", "0"},
+                                                  {"--temperature", "-1"},
+                                                  {"--max-tokens", "0"},
+                                                  {"--set", "model.attention.kv_heads=3"}}) {
+    std::vector<std::string> command = {"generate", run_, "--prompt", "a"};
+    command.insert(command.end(), options.begin(), options.end());
+    EXPECT_EQ(RunCommand(command).exit_code, 2) << options[0];
+  }
+  const CommandResult invalid = RunCommand({"generate", run_, "--prompt", "\xff"});
+  EXPECT_EQ(invalid.exit_code, 2);
+  // Another shape than the weights': a checkpoint of another model.
+  EXPECT_EQ(
+      RunCommand({"generate", run_, "--prompt", "a", "--set", "model.hidden_dim=32"}).exit_code, 3);
+}
+
+TEST_F(TrainCommandTest, BenchmarksAStep) {
+  const CommandResult result = RunCommand(
+      {"bench", "step", recipe_, "--steps", "2", "--warmup", "0", "--stage", "1", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const auto answer = nlohmann::json::parse(result.output);
+  EXPECT_EQ(answer["stage"], "long_rows");
+  EXPECT_EQ(answer["step_seconds"].size(), 2u);
+  EXPECT_GT(answer["tokens_per_second"], 0);
+  EXPECT_EQ(RunCommand({"bench", "step", recipe_, "--stage", "2"}).exit_code, 2);
+}
+
+}  // namespace
+}  // namespace plait
