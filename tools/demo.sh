@@ -32,7 +32,7 @@ if ! [[ $scale =~ ^[0-9]*\.?[0-9]+$ ]]; then
 fi
 
 recipe=recipes/library/demo_pretrain.textproto
-vocabulary=8192  # as in the recipe
+vocabulary=4096  # as in the recipe
 text=$output/text data=$output/data
 run=$output/run
 [ "$scale" = 1 ] || run=$output/run-x$scale
