@@ -1,6 +1,7 @@
-// Communicator: collectives among the ranks of one mesh axis (or product of axes). Every operation takes the stream it
-// is ordered on and returns the event of its completion; buffers may be reused only after that event. All ranks call the
-// same operations in the same order with matching sizes. Reductions have one fixed order of ranks.
+// Communicator: collectives among the ranks of one mesh axis (or product of axes). Every operation
+// takes the stream it is ordered on and returns the event of its completion; buffers may be reused
+// only after that event. All ranks call the same operations in the same order with matching sizes.
+// Reductions have one fixed order of ranks.
 #pragma once
 
 #include <cstdint>
@@ -25,15 +26,19 @@ class Communicator {
   virtual int size() const = 0;
 
   // output = the inputs of all ranks, in rank order. output.size = size() x input.size.
-  virtual absl::StatusOr<Event> AllGather(Stream& stream, ConstVectorView input, VectorView output) = 0;
+  virtual absl::StatusOr<Event> AllGather(Stream& stream, ConstVectorView input,
+                                          VectorView output) = 0;
   // output = this rank's part of the element-wise sum. input.size = size() x output.size.
-  virtual absl::StatusOr<Event> ReduceScatter(Stream& stream, ConstVectorView input, VectorView output) = 0;
+  virtual absl::StatusOr<Event> ReduceScatter(Stream& stream, ConstVectorView input,
+                                              VectorView output) = 0;
   // In place; the same bits on every rank.
-  virtual absl::StatusOr<Event> AllReduce(Stream& stream, VectorView buffer, ReduceOperation operation) = 0;
+  virtual absl::StatusOr<Event> AllReduce(Stream& stream, VectorView buffer,
+                                          ReduceOperation operation) = 0;
   virtual absl::StatusOr<Event> Broadcast(Stream& stream, VectorView buffer, int root) = 0;
   // Element counts per peer, in rank order; data packed without gaps.
-  virtual absl::StatusOr<Event> AllToAll(Stream& stream, ConstVectorView input, std::span<const int64_t> input_counts,
-                                         VectorView output, std::span<const int64_t> output_counts) = 0;
+  virtual absl::StatusOr<Event> AllToAll(Stream& stream, ConstVectorView input,
+                                         std::span<const int64_t> input_counts, VectorView output,
+                                         std::span<const int64_t> output_counts) = 0;
   virtual absl::StatusOr<Event> Send(Stream& stream, ConstVectorView buffer, int peer) = 0;
   virtual absl::StatusOr<Event> Receive(Stream& stream, VectorView buffer, int peer) = 0;
   // Waits on the host for every rank.
@@ -42,8 +47,8 @@ class Communicator {
   virtual void Abort(std::string_view reason) = 0;
 };
 
-// The communicator of a run with one rank: every collective is a copy or nothing. Send and Receive are
-// InvalidArgument: there is no peer.
+// The communicator of a run with one rank: every collective is a copy or nothing. Send and Receive
+// are InvalidArgument: there is no peer.
 std::unique_ptr<Communicator> MakeSingleRankCommunicator();
 
 }  // namespace plait

@@ -1,5 +1,6 @@
-// DeviceMesh: the ranks of a run, arranged along named axes. world = pipeline x replicate x shard x context x tensor
-// (tensor fastest); the expert axis divides replicate x shard x context and never multiplies the world.
+// DeviceMesh: the ranks of a run, arranged along named axes. world = pipeline x replicate x shard x
+// context x tensor (tensor fastest); the expert axis divides replicate x shard x context and never
+// multiplies the world.
 #pragma once
 
 #include <array>
@@ -18,8 +19,8 @@ std::string_view Name(MeshAxis axis);
 
 class DeviceMesh {
  public:
-  // Sizes by MeshAxis; 0 for shard means the ranks that are left. InvalidArgument, naming the axes and the product, where
-  // they do not make the world's size.
+  // Sizes by MeshAxis; 0 for shard means the ranks that are left. InvalidArgument, naming the axes
+  // and the product, where they do not make the world's size.
   static absl::StatusOr<DeviceMesh> Create(const std::array<int64_t, kNumMeshAxes>& sizes,
                                            std::shared_ptr<Communicator> world);
 

@@ -1,5 +1,6 @@
-// NamedState: the whole contract between a checkpoint and what it saves: tensors by name with the part this rank holds,
-// and small scalars. Loading writes into the same tensors, which share storage with their owner.
+// NamedState: the whole contract between a checkpoint and what it saves: tensors by name with the
+// part this rank holds, and small scalars. Loading writes into the same tensors, which share
+// storage with their owner.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@
 namespace plait {
 
 struct NamedTensor {
-  std::string name;  // "parameters/model.embed_tokens.weight", "adamw.first_moment/model.embed_tokens.weight"
+  std::string name;  // "parameters/model.embed_tokens.weight",
+                     // "adamw.first_moment/model.embed_tokens.weight"
   Tensor shard;
   ShardSpec spec;
 };

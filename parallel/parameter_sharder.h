@@ -1,8 +1,9 @@
-// ParameterSharder (ZeRO-3 / FSDP): owns the memory of every parameter. A unit is a list of parameters that are
-// gathered and reduced together (one mixer or feed-forward, the embedding, the head). A unit's parameters lie in flat
-// sections keyed by dtype: values, gradients and masters are views of them, so nothing is copied in or out.
-// The block stack calls Unshard before a unit is used, Prefetch for the next one, ReduceGradients after its backward and
-// Reshard after use; the optimizer works on sharded(). With one rank the shard is the whole and these four do nothing.
+// ParameterSharder (ZeRO-3 / FSDP): owns the memory of every parameter. A unit is a list of
+// parameters that are gathered and reduced together (one mixer or feed-forward, the embedding, the
+// head). A unit's parameters lie in flat sections keyed by dtype: values, gradients and masters are
+// views of them, so nothing is copied in or out. The block stack calls Unshard before a unit is
+// used, Prefetch for the next one, ReduceGradients after its backward and Reshard after use; the
+// optimizer works on sharded(). With one rank the shard is the whole and these four do nothing.
 #pragma once
 
 #include <memory>
@@ -26,9 +27,11 @@ struct ParameterUnit {
 
 class ParameterSharder {
  public:
-  // Allocates masters, gradients (zero) and values for all units. Parameter::dtype must be set; bf16 and f32 values have
-  // f32 masters, f64 values f64 ones. AlreadyExists if a name occurs twice.
-  static absl::StatusOr<std::unique_ptr<ParameterSharder>> Create(Execution& execution, const DeviceMesh& mesh,
+  // Allocates masters, gradients (zero) and values for all units. Parameter::dtype must be set;
+  // bf16 and f32 values have f32 masters, f64 values f64 ones. AlreadyExists if a name occurs
+  // twice.
+  static absl::StatusOr<std::unique_ptr<ParameterSharder>> Create(Execution& execution,
+                                                                  const DeviceMesh& mesh,
                                                                   std::vector<ParameterUnit> units);
 
   int num_units() const { return static_cast<int>(units_.size()); }

@@ -1,6 +1,7 @@
-// ShardSpec: which elements of one logical tensor a rank holds. The tensor and expert axes cut a box out of the logical
-// tensor; dim 0 may be cut per segment (in_proj is [x | z], gate_up_proj is [gate | up]: each segment is split by itself).
-// The shard axis then takes a range of the elements of that box in row-major order. Checkpoints store both.
+// ShardSpec: which elements of one logical tensor a rank holds. The tensor and expert axes cut a
+// box out of the logical tensor; dim 0 may be cut per segment (in_proj is [x | z], gate_up_proj is
+// [gate | up]: each segment is split by itself). The shard axis then takes a range of the elements
+// of that box in row-major order. Checkpoints store both.
 #pragma once
 
 #include <cstdint>
