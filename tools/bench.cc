@@ -1,4 +1,4 @@
-// plait bench step | gemm
+// plait bench step | kernels | gemm
 #include <CLI/CLI.hpp>
 #include <cinttypes>
 #include <cstdio>
@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "kernels/gemm_peak.h"
 #include "recipes/recipe_loader.h"
+#include "tools/kernel_timer.h"
 #include "tools/plait.h"
 #include "trainer/step_benchmark.h"
 
@@ -89,6 +90,63 @@ absl::Status RunGemm(const GemmOptions& options) {
   return absl::OkStatus();
 }
 
+struct KernelOptions {
+  int64_t tokens = 4096;
+  int threads = 0;
+  double seconds = 0.1;
+  bool reference = false;
+  bool json = false;
+};
+
+absl::Status RunKernels(const KernelOptions& options) {
+  Execution execution({.num_threads = options.threads});
+  KernelTimer timer(execution, options.seconds, options.reference);
+  PLAIT_RETURN_IF_ERROR(TimeKernels(timer, options.tokens));
+  nlohmann::ordered_json answer = {{"benchmark", "kernels"},
+                                   {"threads", execution.num_threads()},
+                                   {"kernels", nlohmann::ordered_json::array()}};
+  for (const KernelTiming& timing : timer.timings()) {
+    nlohmann::ordered_json entry = {{"operation", timing.operation},
+                                    {"shape", timing.shape},
+                                    {"implementation", timing.implementation},
+                                    {"refusal", timing.refusal}};
+    if (timing.refusal.empty()) {
+      entry["seconds"] = timing.seconds;
+      entry["flops_per_second"] = timing.flops / timing.seconds;
+      entry["bytes_per_second"] = timing.bytes / timing.seconds;
+    }
+    answer["kernels"].push_back(entry);
+    if (options.json) continue;
+    std::printf("%-28s %-12s", timing.operation.c_str(), timing.implementation.c_str());
+    if (!timing.refusal.empty()) {
+      std::printf(" refused: %s\n", timing.refusal.c_str());
+      continue;
+    }
+    std::printf(" %10.1f us  %8.2f GB/s", 1e6 * timing.seconds,
+                timing.bytes / timing.seconds / 1e9);
+    if (timing.flops > 0) std::printf("  %8.2f GFLOP/s", timing.flops / timing.seconds / 1e9);
+    std::printf("  (%s)\n", timing.shape.c_str());
+  }
+  if (options.json) std::printf("%s\n", answer.dump().c_str());
+  return absl::OkStatus();
+}
+
+void AddKernels(CLI::App& bench, Action& action) {
+  auto options = std::make_shared<KernelOptions>();
+  CLI::App* kernels =
+      bench.add_subcommand("kernels", "Every implementation of every operation, by itself");
+  kernels->add_option("--tokens", options->tokens, "Tokens of a microbatch")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  kernels->add_option("--seconds", options->seconds, "Time spent on each, at least three runs")
+      ->capture_default_str();
+  kernels->add_option("--threads", options->threads, "0: every core")->capture_default_str();
+  kernels->add_flag("--reference", options->reference, "The references too; they are slow");
+  kernels->add_flag("--json", options->json, "Answers with one JSON object");
+  kernels->footer("Example: plait bench kernels --tokens 4096 --json");
+  kernels->callback([options, &action] { action = [options] { return RunKernels(*options); }; });
+}
+
 void AddStep(CLI::App& bench, Action& action) {
   auto options = std::make_shared<StepOptions>();
   CLI::App* step = bench.add_subcommand("step", "Training steps of a recipe on made-up tokens");
@@ -126,6 +184,7 @@ void AddBenchCommand(CLI::App& plait, Action& action) {
   bench->require_subcommand(1);
   bench->footer("Example: plait bench step recipes/library/demo_pretrain.textproto --json");
   AddStep(*bench, action);
+  AddKernels(*bench, action);
   AddGemm(*bench, action);
 }
 

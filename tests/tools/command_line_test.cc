@@ -39,6 +39,7 @@ TEST(CommandLineTest, EveryCommandHasHelpWithAnExample) {
       {"generate"},
       {"bench"},
       {"bench", "step"},
+      {"bench", "kernels"},
       {"bench", "gemm"},
   };
   for (std::vector<std::string> command : commands) {

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "tests/support/command_line.h"
@@ -97,6 +98,24 @@ TEST_F(TrainCommandTest, BenchmarksAStep) {
   EXPECT_EQ(answer["step_seconds"].size(), 2u);
   EXPECT_GT(answer["tokens_per_second"], 0);
   EXPECT_EQ(RunCommand({"bench", "step", recipe_, "--stage", "2"}).exit_code, 2);
+}
+
+TEST(BenchCommandTest, TimesEveryOperationForwardAndBackward) {
+  const CommandResult result = RunCommand({"bench", "kernels", "--tokens", "64", "--seconds", "0",
+                                           "--threads", "1", "--reference", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  std::map<std::string, int> ran;
+  const auto answer = nlohmann::json::parse(result.output);
+  for (const auto& kernel : answer["kernels"]) {
+    if (kernel["refusal"] == "") ++ran[kernel["operation"]];
+  }
+  for (const char* operation :
+       {"matmul", "grouped_matmul", "rms_norm_forward", "rms_norm_backward",
+        "gated_activation_forward", "gated_activation_backward", "causal_convolution_forward",
+        "causal_convolution_backward", "selective_scan_forward", "selective_scan_backward",
+        "attention_forward", "attention_backward", "token_cross_entropy", "adamw_update"}) {
+    EXPECT_GE(ran[operation], 2) << operation << ": the reference and another";
+  }
 }
 
 }  // namespace
