@@ -5,10 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <thread>
 
 #include "base/digest.h"
 #include "base/durable_file.h"
@@ -182,7 +180,7 @@ TEST_F(DamageTest, AKilledSaveLosesNothing) {
       }
     }
     ::close(pipe_ends[1]);
-    std::this_thread::sleep_for(std::chrono::microseconds(2000 + 1700 * round));
+    ::usleep(2000 + 1700 * static_cast<useconds_t>(round));
     ::kill(child, SIGKILL);
     int status = 0;
     ASSERT_EQ(::waitpid(child, &status, 0), child);

@@ -21,8 +21,8 @@ using ::testing::HasSubstr;
 constexpr int64_t kSteps = 7;  // 4 and 3
 
 const TinyData& Data() {
-  static const TinyData* data = new TinyData();
-  return *data;
+  static const TinyData data;  // its folder goes with the process
+  return data;
 }
 
 absl::StatusOr<RunResult> Train(const std::string& output, bool resume,
