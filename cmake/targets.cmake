@@ -13,6 +13,19 @@ if(PLAIT_SANITIZE)
   target_link_options(plait_flags INTERFACE -fsanitize=${PLAIT_SANITIZE})
 endif()
 
+# Every test's environment. Idle OpenMP threads must not spin: tests run side by side on few cores.
+set(PLAIT_TEST_ENVIRONMENT OMP_WAIT_POLICY=passive)
+if(PLAIT_SANITIZE MATCHES "address")
+  list(APPEND PLAIT_TEST_ENVIRONMENT
+    ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:strict_init_order=1
+    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1)
+elseif(PLAIT_SANITIZE MATCHES "thread")
+  # libgomp is not instrumented: ThreadSanitizer does not see its barriers and would report every team. The limit,
+  # unlike OMP_NUM_THREADS, also holds where code asks for threads by number.
+  list(APPEND PLAIT_TEST_ENVIRONMENT OMP_THREAD_LIMIT=1 OMP_NUM_THREADS=1
+    TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:ignore_noninstrumented_modules=1)
+endif()
+
 # plait_library(<folder target> SOURCES ... DEPENDS ...): one target a folder, with its exact links.
 function(plait_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;PRIVATE_DEPENDS" ${ARGN})
@@ -33,9 +46,8 @@ function(plait_test name)
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} plait_test_support GTest::gmock GTest::gtest_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
-  # Idle OpenMP threads must not spin: tests run side by side on few cores.
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
-    ENVIRONMENT OMP_WAIT_POLICY=passive)
+    ENVIRONMENT "${PLAIT_TEST_ENVIRONMENT}")
 endfunction()
 
 # plait_protos(<target> PROTOS <paths from the project root>): C++ messages, included as "<path>.pb.h".
