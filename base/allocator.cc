@@ -40,11 +40,11 @@ std::shared_ptr<void> Allocator::Allocate(size_t bytes) {
       block = std::aligned_alloc(kAlignment, size_class);
     }
     if (block == nullptr) {
-      std::fprintf(
-          stderr,
-          "out of memory: asked the system for %zu bytes while holding %zu; use fewer tokens per "
-          "microbatch or recomputation\n",
-          size_class, bytes_in_use());
+      std::fprintf(stderr,
+                   "plait: out of memory: asked the system for %zu bytes while holding %zu; use a "
+                   "smaller model, "
+                   "fewer tokens at a time or recomputation\n",
+                   size_class, bytes_in_use() - size_class);
       std::_Exit(75);
     }
   }

@@ -23,14 +23,6 @@ struct Descriptor {
   }
 };
 
-absl::Status SystemError(const std::string& path, const std::string& what, int error) {
-  const std::string message = absl::StrCat(path, ": ", what, ": ", std::strerror(error));
-  if (error == ENOENT) return absl::NotFoundError(message);
-  if (error == ENOSPC || error == EDQUOT || error == EFBIG)
-    return absl::ResourceExhaustedError(message);
-  return absl::UnavailableError(message);
-}
-
 absl::Status Sync(const std::string& path, int flags) {
   Descriptor file{::open(path.c_str(), flags | O_RDONLY | O_CLOEXEC)};
   if (file.number < 0) return SystemError(path, "cannot be opened", errno);
@@ -39,6 +31,31 @@ absl::Status Sync(const std::string& path, int flags) {
 }
 
 }  // namespace
+
+absl::Status SystemError(const std::string& path, const std::string& what, int error) {
+  const std::string message = absl::StrCat(path, ": ", what, ": ", std::strerror(error));
+  switch (error) {
+    case ENOENT:
+      return absl::NotFoundError(message);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return absl::PermissionDeniedError(message);
+    case ENOTDIR:
+    case EISDIR:
+    case EEXIST:
+    case EINVAL:
+    case ELOOP:
+    case ENAMETOOLONG:
+      return absl::FailedPreconditionError(message);
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return absl::ResourceExhaustedError(message);
+    default:
+      return absl::UnavailableError(message);
+  }
+}
 
 absl::Status SyncFile(const std::string& path) { return Sync(path, 0); }
 

@@ -1,7 +1,6 @@
 // Files that survive a crash: complete under their final name, or absent. Write into a temporary
-// folder, sync each file, sync the folder, then RenameDurably. Errors name the path: NotFound,
-// ResourceExhausted (disk or quota full), Unavailable (any other failure to write), DataLoss (a
-// failed read).
+// folder, sync each file, sync the folder, then RenameDurably. Errors name the path: those of
+// SystemError, and DataLoss (a failed read).
 #pragma once
 
 #include <cstdint>
@@ -12,6 +11,11 @@
 #include "absl/status/statusor.h"
 
 namespace plait {
+
+// "path: what: reason" of an errno: NotFound; PermissionDenied (read-only file systems, too);
+// FailedPrecondition where the path itself cannot do (a file where a folder must be, a name too
+// long); ResourceExhausted (disk or quota full); Unavailable for everything that may pass.
+absl::Status SystemError(const std::string& path, const std::string& what, int error);
 
 // Waits until the file's bytes are on the device.
 absl::Status SyncFile(const std::string& path);

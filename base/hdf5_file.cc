@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/durable_file.h"
 #include "base/status_macros.h"
 
 namespace plait {
@@ -279,11 +280,12 @@ absl::StatusOr<Hdf5File> Hdf5File::Create(const std::string& path) {
   file.file_ = H5Fcreate(path.c_str(), H5F_ACC_EXCL, creation.id(), access.id());
   if (file.file_ < 0) {
     const Reason reason = TakeReason();
-    const std::string message = absl::StrCat(path, ": cannot be created: ", reason.text);
-    if (struct stat status; ::stat(path.c_str(), &status) == 0)
-      return absl::AlreadyExistsError(message);
-    if (reason.error_number == ENOENT) return absl::NotFoundError(message);
-    return absl::UnavailableError(message);
+    // A full disk leaves an empty file behind: that there is a file now says nothing.
+    if (reason.error_number == EEXIST)
+      return absl::AlreadyExistsError(absl::StrCat(path, ": cannot be created: ", reason.text));
+    return reason.error_number != 0
+               ? SystemError(path, "cannot be created", reason.error_number)
+               : absl::UnavailableError(absl::StrCat(path, ": cannot be created: ", reason.text));
   }
   file.mode_ = Mode::kWriting;
   return file;

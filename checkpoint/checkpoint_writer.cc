@@ -57,10 +57,7 @@ absl::StatusOr<std::vector<CheckpointFile>> GatherFiles(Communicator& world,
 absl::Status MakeFolder(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
-  if (!error) return absl::OkStatus();
-  const std::string message = absl::StrCat(path, ": cannot be made: ", error.message());
-  if (error == std::errc::no_space_on_device) return absl::ResourceExhaustedError(message);
-  return absl::UnavailableError(message);
+  return error ? SystemError(path, "cannot be made", error.value()) : absl::OkStatus();
 }
 
 absl::Status CheckSpace(const std::string& folder, const CheckpointContent& content) {

@@ -25,17 +25,14 @@ absl::StatusOr<std::vector<std::string>> NamesIn(const std::string& folder) {
     names.push_back(entries->path().filename().string());
   }
   if (error == std::errc::no_such_file_or_directory) return names;
-  if (error) {
-    return absl::UnavailableError(absl::StrCat(folder, ": cannot be listed: ", error.message()));
-  }
+  if (error) return SystemError(folder, "cannot be listed", error.value());
   return names;
 }
 
 absl::Status RemoveAll(const std::string& path) {
   std::error_code error;
   std::filesystem::remove_all(path, error);
-  if (!error) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(path, ": cannot be removed: ", error.message()));
+  return error ? SystemError(path, "cannot be removed", error.value()) : absl::OkStatus();
 }
 
 }  // namespace

@@ -60,8 +60,7 @@ absl::StatusOr<CorpusReader> CorpusReader::Open(const std::vector<std::string>& 
         found.push_back(
             {entry->path().string(), entry->path().lexically_relative(input).string(), 0});
       }
-      if (error)
-        return absl::UnavailableError(absl::StrCat(input, ": cannot be listed: ", error.message()));
+      if (error) return SystemError(input, "cannot be listed", error.value());
       if (found.empty()) return Invalid(input, "the folder has no files");
       std::sort(found.begin(), found.end(),
                 [](const File& a, const File& b) { return a.name < b.name; });
@@ -143,7 +142,8 @@ absl::StatusOr<std::optional<Document>> CorpusReader::NextLine() {
       return Invalid(where, absl::StrCat("not a JSON object: ", simdjson::error_message(error)));
     }
     if (object[text_field_].get(text) != simdjson::SUCCESS) {
-      return Invalid(where, absl::StrCat("no string under \"", text_field_, "\""));
+      return Invalid(where, absl::StrCat("no string under \"", text_field_,
+                                         "\"; say which field is the text with --text-field"));
     }
     if (text.empty())
       return Invalid(where, absl::StrCat("the string under \"", text_field_, "\" is empty"));

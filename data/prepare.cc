@@ -38,11 +38,15 @@ absl::Status CheckOptions(const PrepareOptions& options) {
     return invalid(
         absl::StrCat("held-out fraction ", options.heldout_fraction, " is not in [0, 1)"));
   }
-  if (options.tokenizer_training_bytes < 1 || options.shard_tokens < 1 || options.num_threads < 0) {
-    return invalid(absl::StrCat("bad numbers: tokenizer training bytes ",
-                                options.tokenizer_training_bytes, ", shard tokens ",
-                                options.shard_tokens, ", threads ", options.num_threads));
-  }
+  const auto at_least = [&invalid](const char* what, int64_t value, int64_t minimum) {
+    if (value >= minimum) return absl::OkStatus();
+    return invalid(absl::StrCat(what, " ", value, " must be at least ", minimum));
+  };
+  PLAIT_RETURN_IF_ERROR(at_least("tokenizer training bytes", options.tokenizer_training_bytes, 1));
+  PLAIT_RETURN_IF_ERROR(at_least("shard tokens", options.shard_tokens, 1));
+  PLAIT_RETURN_IF_ERROR(at_least("threads", options.num_threads, 0));
+  if (options.tokenizer.empty())
+    PLAIT_RETURN_IF_ERROR(CheckVocabularySize(options.vocabulary_size));
   std::error_code error;
   if (fs::exists(fs::symlink_status(options.output, error))) {
     return absl::AlreadyExistsError(absl::StrCat(
@@ -277,8 +281,7 @@ absl::StatusOr<PrepareResult> Prepare(const PrepareOptions& options, const Progr
   std::error_code error;
   fs::remove_all(partial, error);  // of a run that was killed
   fs::create_directories(partial, error);
-  if (error)
-    return absl::UnavailableError(absl::StrCat(partial, ": cannot be created: ", error.message()));
+  if (error) return SystemError(partial, "cannot be created", error.value());
   absl::StatusOr<PrepareResult> result = Preparation(options, progress, partial).Run();
   if (result.ok()) {
     absl::Status renamed = RenameDurably(partial, output.string());

@@ -162,17 +162,24 @@ absl::StatusOr<ManifestFile> DescribeFile(const std::string& folder, const std::
   return file;
 }
 
-absl::Status VerifyPrepared(const std::string& folder) {
+absl::Status VerifyPrepared(const std::string& folder, int64_t max_shard_bytes) {
   PLAIT_ASSIGN_OR_RETURN(const PreparedManifest manifest, ReadManifest(folder));
   std::vector<ManifestFile> files = {manifest.tokenizer, manifest.vocabulary};
-  for (const ManifestShard& shard : manifest.train) files.push_back(shard.file);
-  for (const ManifestShard& shard : manifest.heldout) files.push_back(shard.file);
+  int64_t shard_bytes = 0;
+  for (const auto* shards : {&manifest.train, &manifest.heldout}) {
+    for (const ManifestShard& shard : *shards) {
+      files.push_back(shard.file);
+      shard_bytes += shard.file.bytes;
+    }
+  }
+  if (shard_bytes > max_shard_bytes) files.resize(2);
   for (const ManifestFile& expected : files) {
     PLAIT_ASSIGN_OR_RETURN(const ManifestFile found, DescribeFile(folder, expected.name));
     if (found.bytes != expected.bytes || found.digest != expected.digest) {
       return absl::DataLossError(absl::StrCat(folder, "/", expected.name, ": damaged: expected ",
                                               expected.bytes, " bytes of digest ", expected.digest,
-                                              ", found ", found.bytes, " of ", found.digest));
+                                              ", found ", found.bytes, " of ", found.digest,
+                                              "; make it again with plait prepare"));
     }
   }
   return absl::OkStatus();

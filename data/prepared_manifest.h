@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -55,8 +56,10 @@ absl::StatusOr<PreparedManifest> ReadManifest(const std::string& folder);
 // Length and digest of folder/name as they are now.
 absl::StatusOr<ManifestFile> DescribeFile(const std::string& folder, const std::string& name);
 
-// Reads every file of the manifest and compares lengths and digests. DataLoss naming the first that
-// differs.
-absl::Status VerifyPrepared(const std::string& folder);
+// Reads the files of the manifest and compares lengths and digests. DataLoss naming the first that
+// differs. Shards are left out where they are longer than max_shard_bytes together: reading them
+// takes minutes, and a run should start in a second.
+absl::Status VerifyPrepared(const std::string& folder,
+                            int64_t max_shard_bytes = std::numeric_limits<int64_t>::max());
 
 }  // namespace plait

@@ -48,13 +48,17 @@ class SentenceStream {
 
 }  // namespace
 
+absl::Status CheckVocabularySize(int64_t vocabulary_size) {
+  if (vocabulary_size >= kSmallestVocabulary && vocabulary_size <= kMaxPieces)
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("vocabulary size ", vocabulary_size,
+                                                 " is not from ", kSmallestVocabulary, " to ",
+                                                 kMaxPieces));
+}
+
 absl::StatusOr<std::string> TrainTokenizer(const TokenizerTrainingOptions& options,
                                            const std::function<bool(std::string*)>& next) {
-  if (options.vocabulary_size < kSmallestVocabulary || options.vocabulary_size > kMaxPieces) {
-    return absl::InvalidArgumentError(absl::StrCat("vocabulary size ", options.vocabulary_size,
-                                                   " is not from ", kSmallestVocabulary, " to ",
-                                                   kMaxPieces));
-  }
+  PLAIT_RETURN_IF_ERROR(CheckVocabularySize(options.vocabulary_size));
   const std::vector<std::pair<std::string, std::string>> settings = {
       {"model_type", "bpe"},
       {"vocab_size", absl::StrCat(options.vocabulary_size)},

@@ -19,6 +19,9 @@ struct TokenizerTrainingOptions {
   double character_coverage = 0.9995;
 };
 
+// InvalidArgument for a size that no tokenizer can have.
+absl::Status CheckVocabularySize(int64_t vocabulary_size);
+
 // `next` gives one text after the other (valid UTF-8) and false at the end; all of them are held in
 // memory. Returns the bytes of the .model file. InvalidArgument, with the largest possible size,
 // where the texts cannot fill the vocabulary.

@@ -157,10 +157,10 @@ void AddStep(CLI::App& bench, Action& action) {
   step->add_option("--stage", options->benchmark.stage, "Stage of the recipe, from 0")
       ->capture_default_str();
   step->add_option("--steps", options->benchmark.steps, "Steps that are timed")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
   step->add_option("--warmup", options->benchmark.warmup_steps, "Steps before those")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0, 1'000'000))
       ->capture_default_str();
   step->add_flag("--json", options->json, "Answers with one JSON object");
   step->footer("Example: plait bench step recipes/library/demo_pretrain.textproto --json");

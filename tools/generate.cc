@@ -38,6 +38,9 @@ struct Options {
   bool json = false;
 };
 
+// Keys and values are held for all of them.
+constexpr int64_t kMostTokens = int64_t{1} << 20;
+
 struct Continuation {
   int64_t prompt_tokens = 0;
   int64_t tokens = 0;
@@ -64,13 +67,20 @@ absl::StatusOr<Recipe> RecipeOf(const CheckpointReader& reader,
   return recipe;
 }
 
-// Calls `write` with each piece of text as it comes.
-absl::StatusOr<Continuation> Continue(const Options& options, const Tokenizer& tokenizer,
-                                      Execution& execution, ModelRuntime& runtime,
-                                      const std::function<void(const std::string&)>& write) {
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
+                                                  const std::string& text) {
   std::vector<int32_t> prompt = {tokenizer.bos_id()};
-  PLAIT_ASSIGN_OR_RETURN(const std::vector<int32_t> encoded, tokenizer.Encode(options.prompt));
-  prompt.insert(prompt.end(), encoded.begin(), encoded.end());
+  const absl::StatusOr<std::vector<int32_t>> encoded = tokenizer.Encode(text);
+  if (!encoded.ok()) return Annotate(encoded.status(), "--prompt");
+  prompt.insert(prompt.end(), encoded->begin(), encoded->end());
+  return prompt;
+}
+
+// Calls `write` with each piece of text as it comes.
+absl::StatusOr<Continuation> Continue(const Options& options, const std::vector<int32_t>& prompt,
+                                      const Tokenizer& tokenizer, Execution& execution,
+                                      ModelRuntime& runtime,
+                                      const std::function<void(const std::string&)>& write) {
   Continuation continuation{.prompt_tokens = static_cast<int64_t>(prompt.size())};
   DecodingSession session(execution, *runtime.model, *runtime.sharder,
                           continuation.prompt_tokens + options.max_tokens);
@@ -104,6 +114,8 @@ absl::Status Run(Options options) {
   PLAIT_ASSIGN_OR_RETURN(
       const Tokenizer tokenizer,
       Tokenizer::FromBytes(model_bytes, absl::StrCat(reader.folder(), "/", kTokenizerName)));
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
+                         EncodePrompt(tokenizer, options.prompt));
   PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options, ExecutionOptionsFor(recipe));
   Execution execution(execution_options);
   PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe));
@@ -113,7 +125,7 @@ absl::Status Run(Options options) {
   if (!options.json) std::fputs(options.prompt.c_str(), stdout);
   PLAIT_ASSIGN_OR_RETURN(
       const Continuation continuation,
-      Continue(options, tokenizer, execution, runtime, [&](const std::string& piece) {
+      Continue(options, prompt, tokenizer, execution, runtime, [&](const std::string& piece) {
         text += piece;
         if (options.json) return;
         std::fputs(piece.c_str(), stdout);
@@ -145,7 +157,7 @@ void AddGenerateCommand(CLI::App& plait, Action& action) {
   command->add_option("path", options->path, "A checkpoint, or the folder of a run")->required();
   command->add_option("--prompt", options->prompt, "Text to continue")->required();
   command->add_option("--max-tokens", options->max_tokens, "Most tokens to add")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(int64_t{1}, kMostTokens))
       ->capture_default_str();
   CLI::Option* temperature =
       command->add_option("--temperature", sampler.temperature, "0: always the likeliest token")

@@ -93,7 +93,7 @@ void AddPrepareCommand(CLI::App& plait, Action& action) {
       ->capture_default_str();
   command->add_option("--threads", prepare.num_threads, "0: every core")->capture_default_str();
   command->add_flag("--json", options->json, "Answers with one JSON object");
-  command->footer("Example: plait prepare --input text/ --vocabulary 8192 --output data");
+  command->footer("Example: plait prepare --input text/ --vocabulary 4096 --output data");
   command->callback([options, &action] { action = [options] { return Run(*options); }; });
 }
 

@@ -101,7 +101,7 @@ void AddVerb(CLI::App& command, const std::string& name, const std::string& desc
       ->expected(1)
       ->take_all();
   verb->add_option("--ranks", options->ranks, "Checks the mesh for this many ranks")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1, 1'000'000));
   verb->add_flag("--json", options->json, "Answers with one JSON object");
   verb->footer("Example: plait recipe " + name +
                " recipes/library/demo_pretrain.textproto --set stages.0.steps=20");

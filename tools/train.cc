@@ -52,6 +52,8 @@ const char* Name(StopReason reason) {
 }
 
 absl::Status Run(const Options& options) {
+  if (options.trainer.output.empty())
+    return absl::InvalidArgumentError("--output: is empty; name the folder of the run");
   PLAIT_ASSIGN_OR_RETURN(const recipe::v1::Recipe recipe,
                          LoadValidRecipe(options.recipe, options.overrides, /*world_size=*/1));
   StopOnSignals();

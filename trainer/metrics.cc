@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/durable_file.h"
 #include "base/status_macros.h"
 
 namespace plait {
@@ -20,10 +21,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 absl::Status WriteError(const std::string& path, int error) {
-  const std::string message = absl::StrCat(path, ": cannot be written: ", std::strerror(error));
-  if (error == ENOSPC || error == EDQUOT || error == EFBIG)
-    return absl::ResourceExhaustedError(message);
-  return absl::UnavailableError(message);
+  return SystemError(path, "cannot be written", error);
 }
 
 // Bytes of the leading whole lines whose step is at most `last_step`.

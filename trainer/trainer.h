@@ -46,8 +46,9 @@ struct RunResult {
 class Trainer {
  public:
   // recipe: resolved and valid. Opens the data, builds the model, and initialises it or loads the
-  // checkpoint. FailedPrecondition where the folder holds a run and resume is off, or where data or
-  // tokenizer are not those of the checkpoint; errors of exit code 3 for checkpoints.
+  // checkpoint. FailedPrecondition where the folder holds a run and resume is off, where data or
+  // tokenizer are not those of the checkpoint, or where the checkpoint is past the recipe's last
+  // step; DataLoss for damaged data (prepared_manifest.h); errors of exit code 3 for checkpoints.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const recipe::v1::Recipe& recipe,
                                                          const TrainerOptions& options);
   ~Trainer();

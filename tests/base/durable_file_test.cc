@@ -1,5 +1,8 @@
 #include "base/durable_file.h"
 
+#include <cerrno>
+
+#include "base/exit_code.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_folder.h"
 
@@ -20,6 +23,22 @@ TEST(DurableFileTest, WritesReadsAndRenames) {
   EXPECT_OK(SyncFile(folder.File("b")));
   EXPECT_OK(SyncFolder(folder.path()));
   EXPECT_THAT(SyncFolder(folder.File("c")), StatusIs(absl::StatusCode::kNotFound, HasSubstr("/c")));
+}
+
+TEST(DurableFileTest, AReasonThatStaysIsBadInputAndOneThatMayPassIsTryAgain) {
+  for (const int error : {ENOENT, EACCES, EROFS, ENOTDIR, EISDIR, ENAMETOOLONG})
+    EXPECT_EQ(ExitCodeOf(SystemError("a", "b", error)), ExitCode::kBadInput) << error;
+  for (const int error : {ENOSPC, EDQUOT, EIO, EMFILE, EBUSY})
+    EXPECT_EQ(ExitCodeOf(SystemError("a", "b", error)), ExitCode::kTryAgain) << error;
+  EXPECT_EQ(SystemError("run", "cannot be made", ENOSPC).message(),
+            "run: cannot be made: No space left on device");
+}
+
+TEST(DurableFileTest, AFileWhereAFolderMustBeIsNamed) {
+  TemporaryFolder folder;
+  ASSERT_OK(WriteFileDurably(folder.File("a"), "content"));
+  EXPECT_THAT(WriteFileDurably(folder.File("a/b"), "content"),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("a/b: cannot be created")));
 }
 
 }  // namespace

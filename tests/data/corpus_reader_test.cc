@@ -78,9 +78,9 @@ TEST_F(CorpusReaderTest, BadInputIsNamedWithItsPlace) {
          "broken.jsonl:2: not a JSON object");
   expect(Put("list.jsonl", "[1]\n"), kInvalid, "list.jsonl:1: not a JSON object");
   expect(Put("field.jsonl", "{\"content\": \"a\"}\n"), kInvalid,
-         "field.jsonl:1: no string under \"text\"");
+         "field.jsonl:1: no string under \"text\"; say which field is the text with --text-field");
   expect(Put("number.jsonl", "{\"text\": 5}\n"), kInvalid,
-         "number.jsonl:1: no string under \"text\"");
+         "number.jsonl:1: no string under \"text\"; say which field is the text with --text-field");
   expect(Put("nothing.jsonl", "{\"text\": \"\"}\n"), kInvalid,
          "nothing.jsonl:1: the string under \"text\" is empty");
   expect(Put("blank.jsonl", "\n\n"), kInvalid, "blank.jsonl: has no documents");

@@ -68,8 +68,43 @@ TEST_F(TrainCommandTest, BadInputIsOneLineAndItsExitCode) {
   expect(Train({"--set", "trainer.device=CUDA"}), 2, "trainer.device");
   expect(Train({"--set", "model.vocabulary=100"}), 2, "model.vocabulary = 100");
   expect(Train({"--set", "trainer.initial_checkpoint=absent"}), 3, "absent");
-  EXPECT_FALSE(std::filesystem::exists(run_ + "/checkpoints"));
+  EXPECT_FALSE(std::filesystem::exists(run_));
+  expect(RunCommand({"train", recipe_, "--output", recipe_}), 2, recipe_);
+  expect(RunCommand({"train", recipe_, "--output", ""}), 2, "--output");
   expect(RunCommand({"generate", run_, "--prompt", "a"}), 3, run_);
+}
+
+TEST_F(TrainCommandTest, DamagedDataIsFoundBeforeTheFirstStep) {
+  for (const std::string file : {"train-00000.h5", "tokenizer.model", "vocabulary.h5"}) {
+    const std::string path = data_.path() + "/" + file;
+    std::fstream bytes(path, std::ios::in | std::ios::out | std::ios::binary);
+    const std::streamoff middle = static_cast<std::streamoff>(std::filesystem::file_size(path)) / 2;
+    const int byte = bytes.seekg(middle).get();
+    bytes.seekp(middle).put(static_cast<char>(byte ^ 4)).flush();
+    const CommandResult result = Train({});
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_THAT(result.errors, HasSubstr(file + ": damaged"));
+    EXPECT_FALSE(std::filesystem::exists(run_));
+    bytes.seekp(middle).put(static_cast<char>(byte)).flush();
+  }
+}
+
+TEST_F(TrainCommandTest, ResumeRefusesOtherModelsAndDataAndFewerSteps) {
+  ASSERT_EQ(Train({"--set", "debug.stop_after_steps=3"}).exit_code, 0);
+  const auto expect = [this](const std::string& change, int exit_code, const std::string& named) {
+    const CommandResult result = Train({"--resume", "--set", change});
+    EXPECT_EQ(result.exit_code, exit_code) << result.errors;
+    EXPECT_THAT(result.errors, HasSubstr(named));
+  };
+  expect("model.hidden_dim=32", 3, "is of another model");
+  const TinyData other(/*seed=*/2);
+  expect("data.path=" + other.path(), 2, other.path());
+  EXPECT_EQ(Train({}).exit_code, 2);  // without --resume: the folder holds a run
+  const CommandResult fewer =
+      Train({"--resume", "--set", "stages.0.steps=1", "--set", "stages.1.steps=1", "--set",
+             "stages.0.schedule.warmup_steps=0"});
+  EXPECT_EQ(fewer.exit_code, 2);
+  EXPECT_THAT(fewer.errors, HasSubstr("ask for more steps"));
 }
 
 TEST_F(TrainCommandTest, GenerateRefusesBadOptions) {
@@ -84,6 +119,8 @@ TEST_F(TrainCommandTest, GenerateRefusesBadOptions) {
   }
   const CommandResult invalid = RunCommand({"generate", run_, "--prompt", "\xff"});
   EXPECT_EQ(invalid.exit_code, 2);
+  EXPECT_EQ(invalid.output, "");
+  EXPECT_THAT(invalid.errors, HasSubstr("--prompt: invalid UTF-8"));
   // Another shape than the weights': a checkpoint of another model.
   EXPECT_EQ(
       RunCommand({"generate", run_, "--prompt", "a", "--set", "model.hidden_dim=32"}).exit_code, 3);
