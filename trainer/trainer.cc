@@ -43,7 +43,7 @@ using Clock = std::chrono::steady_clock;
 constexpr char kTokens[] = "trainer.tokens";
 constexpr char kSkippedSteps[] = "trainer.skipped_steps";
 constexpr char kDataFingerprint[] = "data.fingerprint";
-// Shards up to here are read whole before the first step: a quarter of a second from the page cache.
+// Shards up to here are read whole before the first step: a quarter of a second where cached.
 constexpr int64_t kVerifiedShardBytes = int64_t{256} << 20;
 
 double SecondsSince(Clock::time_point start) {
