@@ -94,7 +94,7 @@ TEST_F(MetricsTest, StartingAnewEmptiesTheFile) {
 
 TEST_F(MetricsTest, AFolderThatIsNotThereIsNamed) {
   EXPECT_THAT(MetricsFile::Open(folder_.File("absent/metrics.jsonl"), 0),
-              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("absent/metrics.jsonl")));
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("absent/metrics.jsonl")));
 }
 
 TEST_F(MetricsTest, TheConsoleLineHasTheMostImportant) {
