@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 namespace plait {
 namespace {
@@ -16,7 +17,24 @@ size_t SizeClass(size_t bytes) {
   return (bytes + granule - 1) / granule * granule;
 }
 
+[[noreturn]] void OutOfMemory(size_t bytes, size_t held) {
+  std::fprintf(stderr,
+               "plait: out of memory: asked the system for %zu bytes while holding %zu; use a "
+               "smaller model, "
+               "fewer tokens at a time or recomputation\n",
+               bytes, held);
+  std::_Exit(75);
+}
+
 }  // namespace
+
+std::shared_ptr<void> AllocateZeroed(size_t bytes) {
+  const size_t size = (bytes + kAlignment) / kAlignment * kAlignment;
+  void* block = std::aligned_alloc(kAlignment, size);
+  if (block == nullptr) OutOfMemory(size, 0);
+  std::memset(block, 0, size);
+  return std::shared_ptr<void>(block, std::free);
+}
 
 Allocator::~Allocator() { Trim(); }
 
@@ -39,14 +57,7 @@ std::shared_ptr<void> Allocator::Allocate(size_t bytes) {
       Trim();
       block = std::aligned_alloc(kAlignment, size_class);
     }
-    if (block == nullptr) {
-      std::fprintf(stderr,
-                   "plait: out of memory: asked the system for %zu bytes while holding %zu; use a "
-                   "smaller model, "
-                   "fewer tokens at a time or recomputation\n",
-                   size_class, bytes_in_use() - size_class);
-      std::_Exit(75);
-    }
+    if (block == nullptr) OutOfMemory(size_class, bytes_in_use() - size_class);
   }
   return std::shared_ptr<void>(block, [self = shared_from_this(), size_class](void* freed) {
     self->Release(freed, size_class);

@@ -43,4 +43,7 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
   size_t peak_ = 0;
 };
 
+// Zeroed host memory of its own, 64-byte aligned.
+std::shared_ptr<void> AllocateZeroed(size_t bytes);
+
 }  // namespace plait

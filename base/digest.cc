@@ -42,6 +42,11 @@ void DigestStream::Add(const void* data, size_t bytes) {
 
 std::string DigestStream::Hex() const { return plait::Hex(XXH3_128bits_digest(state_->xxh3)); }
 
+std::array<uint64_t, 2> Digest128(const void* data, size_t bytes, uint64_t seed) {
+  const XXH128_hash_t hash = XXH3_128bits_withSeed(data, bytes, seed);
+  return {hash.low64, hash.high64};
+}
+
 std::string DigestOf(const void* data, size_t bytes) { return Hex(XXH3_128bits(data, bytes)); }
 
 absl::StatusOr<std::string> DigestOfFile(const std::string& path) {

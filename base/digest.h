@@ -2,7 +2,9 @@
 // form. They find damage, not forgery.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -27,6 +29,8 @@ class DigestStream {
 };
 
 std::string DigestOf(const void* data, size_t bytes);
+// As two numbers, low and high; another digest for every seed.
+std::array<uint64_t, 2> Digest128(const void* data, size_t bytes, uint64_t seed);
 
 // Of a whole file, read in pieces. NotFound where there is no such file; DataLoss where it cannot
 // be read.

@@ -38,7 +38,7 @@ class Execution {
   Tensor Zeros(DType dtype, const Shape& shape) { return Tensor::Zeros(*allocator_, dtype, shape); }
 
   // Gives outstanding communication a chance to move. Called between kernels.
-  void Poll() {}
+  void Poll() { communication_.Poll(); }
 
   // The one object of type T kept for this execution, made on first use: a kernel family's cache.
   template <class T>

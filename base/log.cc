@@ -20,6 +20,8 @@ std::atomic<bool>& Verbose() {
   return verbose;
 }
 
+std::atomic<int> log_rank{0};
+
 // One fwrite per line, so that lines of several threads do not mix.
 void Write(std::string_view level, std::string_view message) {
   const std::time_t now = std::time(nullptr);
@@ -28,17 +30,21 @@ void Write(std::string_view level, std::string_view message) {
   char clock[16];
   std::strftime(clock, sizeof(clock), "%H:%M:%S ", &local);
   std::string line(clock);
+  if (const int rank = log_rank; rank > 0) line.append("rank " + std::to_string(rank) + ": ");
   line.append(level).append(message).push_back('\n');
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
 }  // namespace
 
-void LogInfo(std::string_view message) { Write("", message); }
+void LogInfo(std::string_view message) {
+  if (log_rank == 0 || IsVerbose()) Write("", message);
+}
 void LogWarning(std::string_view message) { Write("warning: ", message); }
 void LogVerbose(std::string_view message) {
   if (IsVerbose()) Write("verbose: ", message);
 }
+void SetLogRank(int rank) { log_rank = rank; }
 void SetVerbose(bool verbose) { Verbose() = verbose; }
 bool IsVerbose() { return Verbose(); }
 

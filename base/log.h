@@ -10,6 +10,9 @@ void LogInfo(std::string_view message);
 void LogWarning(std::string_view message);
 void LogVerbose(std::string_view message);
 
+// Which rank of a run this process is: rank 0 speaks for all, others are heard with warnings and
+// verbose lines alone, with their rank.
+void SetLogRank(int rank);
 void SetVerbose(bool verbose);
 bool IsVerbose();
 

@@ -1,21 +1,62 @@
-// Stream and Event. On the CPU a stream runs its work inline, in call order, so that an event is
-// complete when recorded. Streams are ordered by Wait alone; the host does not wait inside a step.
+// Stream and Event. On the CPU a stream runs its work inline, in call order; what goes on beside it
+// (a message under way) is PendingWork, and an event stands for its completion. Streams are ordered
+// by Wait alone; the host does not wait inside a step.
 #pragma once
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
 
 namespace plait {
 
+// Something that goes on beside the host. Wait and Test may be called again after completion.
+class PendingWork {
+ public:
+  virtual ~PendingWork() = default;
+  // Blocks the host until done.
+  virtual absl::Status Wait() = 0;
+  // Moves the work on without blocking; true when it is done.
+  virtual bool Test() = 0;
+};
+
 class Event {
  public:
-  // Blocks the host until the work before the event is done. Inline streams have nothing to wait
-  // for.
-  void Synchronize() const {}
+  Event() = default;  // complete
+  explicit Event(std::shared_ptr<PendingWork> work) : work_(std::move(work)) {}
+
+  // Blocks the host until the work before the event is done; its error where it failed.
+  absl::Status Synchronize() const { return work_ == nullptr ? absl::OkStatus() : work_->Wait(); }
+
+ private:
+  std::shared_ptr<PendingWork> work_;
 };
 
 class Stream {
  public:
-  Event Record() { return {}; }
-  // Later work on this stream starts after `event`.
-  void Wait(const Event&) {}
+  // Completion of everything given to this stream so far.
+  Event Record() { return last_ == nullptr ? Event() : Event(last_); }
+  // Later work on this stream starts after `event`. An inline stream waits here.
+  absl::Status Wait(const Event& event) { return event.Synchronize(); }
+
+  // Work that was started on this stream and is not done yet.
+  Event Launch(std::shared_ptr<PendingWork> work) {
+    last_ = work;
+    pending_.push_back(std::move(work));
+    return Event(last_);
+  }
+  // Moves pending work on.
+  void Poll() {
+    if (pending_.empty()) return;
+    std::erase_if(pending_, [](const std::shared_ptr<PendingWork>& work) { return work->Test(); });
+    if (pending_.empty()) last_ = nullptr;
+  }
+
+ private:
+  std::vector<std::shared_ptr<PendingWork>> pending_;  // in the order of their start
+  std::shared_ptr<PendingWork> last_;
 };
 
 }  // namespace plait

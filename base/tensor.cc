@@ -42,11 +42,17 @@ Tensor Tensor::OnHost(DType dtype, const Shape& shape) {
   Tensor tensor;
   tensor.dtype_ = dtype;
   tensor.shape_ = shape;
-  const size_t bytes = (static_cast<size_t>(shape.num_elements()) * SizeOf(dtype) + 64) / 64 * 64;
-  void* block = std::aligned_alloc(64, bytes);
-  PLAIT_CHECK(block != nullptr);
-  std::memset(block, 0, bytes);
-  tensor.storage_ = std::shared_ptr<void>(block, std::free);
+  tensor.storage_ = AllocateZeroed(static_cast<size_t>(shape.num_elements()) * SizeOf(dtype));
+  return tensor;
+}
+
+Tensor Tensor::Over(std::shared_ptr<void> storage, size_t offset_bytes, DType dtype,
+                    const Shape& shape) {
+  Tensor tensor;
+  tensor.storage_ = std::move(storage);
+  tensor.offset_bytes_ = offset_bytes;
+  tensor.dtype_ = dtype;
+  tensor.shape_ = shape;
   return tensor;
 }
 

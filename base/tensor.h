@@ -28,6 +28,9 @@ class Tensor {
   static Tensor Zeros(Allocator& allocator, DType dtype, const Shape& shape);
   // Zeros in plain host memory, for batches, tests and files.
   static Tensor OnHost(DType dtype, const Shape& shape);
+  // Over memory that exists: elements begin at `storage` + offset_bytes.
+  static Tensor Over(std::shared_ptr<void> storage, size_t offset_bytes, DType dtype,
+                     const Shape& shape);
   // A host tensor with these elements, which must be as many as the shape has.
   template <class T>
   static Tensor FromValues(const Shape& shape, const std::vector<T>& values) {

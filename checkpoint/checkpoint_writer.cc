@@ -38,7 +38,7 @@ absl::StatusOr<std::vector<CheckpointFile>> GatherFiles(Communicator& world,
   Pack(status, file, own.data<int64_t>());
   Stream stream;
   PLAIT_ASSIGN_OR_RETURN(const Event done, world.AllGather(stream, own.vector(), all.vector()));
-  done.Synchronize();
+  PLAIT_RETURN_IF_ERROR(done.Synchronize());
   PLAIT_RETURN_IF_ERROR(status);
   std::vector<CheckpointFile> files;
   for (int rank = 0; rank < world.size(); ++rank) {

@@ -42,7 +42,12 @@ absl::Status AdamWUpdate(Execution& execution, const AdamWUpdateArgs& args) {
 
 absl::Status SquaredNorm(Execution& execution, const SquaredNormArgs& args) {
   PLAIT_RETURN_IF_ERROR(CheckVector("x", args.x, args.x.size));
-  if (args.sum == nullptr) return absl::InvalidArgumentError("sum: no data");
+  PLAIT_RETURN_IF_ERROR(CheckVector("tile_sums", args.tile_sums,
+                                    (args.x.size + kSquaredNormTile - 1) / kSquaredNormTile));
+  if (args.tile_sums.dtype != DType::kF64) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tile_sums: expected f64, got ", Name(args.tile_sums.dtype)));
+  }
   return RunFirstAccepted(execution, "squared_norm", SquaredNormImplementations(), args);
 }
 

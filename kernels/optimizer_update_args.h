@@ -29,11 +29,13 @@ struct AdamWUpdateArgs {
   int64_t step = 1;
 };
 
-// Sum of squares in f64, over fixed tiles summed in order: the same for any number of threads. A
-// result that is not finite tells that an element is not.
+// Sums of squares in f64, one for every 128 elements (the last may be shorter): the same for any
+// number of threads, and however an array is cut at whole tiles. A sum that is not finite tells that
+// an element is not.
+inline constexpr int64_t kSquaredNormTile = 128;
 struct SquaredNormArgs {
-  ConstVectorView x;  // f32 or f64
-  double* sum = nullptr;
+  ConstVectorView x;     // f32 or f64
+  VectorView tile_sums;  // f64, [ceil(elements / 128)]
 };
 
 }  // namespace plait

@@ -17,7 +17,7 @@ absl::Status BlockStack::Forward(Execution& execution, ParameterSharder& sharder
   }
   for (int i = 0; i < size(); ++i) {
     PLAIT_RETURN_IF_ERROR(sharder.Unshard(execution, first_unit_ + i));
-    if (i + 1 < size()) PLAIT_RETURN_IF_ERROR(sharder.Prefetch(execution, first_unit_ + i + 1));
+    PLAIT_RETURN_IF_ERROR(sharder.Prefetch(execution, first_unit_ + i + 1));
     BlockForwardContext context{.layout = &layout};
     if (saved != nullptr && i > 0) context.delta_statistics = &saved->output_statistics[i - 1];
     if (caches != nullptr) context.cache = &(*caches)[i];
@@ -49,6 +49,7 @@ absl::StatusOr<Tensor> BlockStack::Backward(Execution& execution, ParameterShard
       if (saved.routings[i].choices) context.routing = &saved.routings[i];
       PLAIT_RETURN_IF_ERROR(blocks_[i]->Forward(execution, context, stream, &saved.blocks[i]));
     }
+    PLAIT_RETURN_IF_ERROR(sharder.PrepareGradients(execution, first_unit_ + i));
     const BlockBackwardContext context{.layout = &layout, .factors = factors[i]};
     PLAIT_ASSIGN_OR_RETURN(gradient,
                            blocks_[i]->Backward(execution, context, gradient, *saved.blocks[i]));

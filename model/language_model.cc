@@ -116,7 +116,10 @@ Parameter& LanguageModel::head_weight() {
 
 std::vector<ParameterUnit> LanguageModel::Units() {
   std::vector<ParameterUnit> units;
-  units.push_back({"embedding", {&embedding_.weight().parameter}});
+  // A tied embedding's gradient begins in the head and ends in the look-up.
+  units.push_back({.name = "embedding",
+                   .parameters = {&embedding_.weight().parameter},
+                   .held = shape_.tied_embeddings});
   for (int i = 0; i < stack_.size(); ++i) {
     ParameterUnit unit{stack_.block(i).name(), {}};
     for (LayerParameter* parameter : stack_.block(i).parameters())
@@ -132,7 +135,7 @@ std::vector<ParameterUnit> LanguageModel::Units() {
   return units;
 }
 
-void LanguageModel::Initialize(ParameterSharder& sharder, uint64_t seed) {
+absl::Status LanguageModel::Initialize(ParameterSharder& sharder, uint64_t seed) {
   std::map<std::string, Initialization> initializations;
   std::vector<LayerParameter*> all = {&embedding_.weight(), &lm_head_};
   for (int i = 0; i < stack_.size(); ++i) {
@@ -147,13 +150,14 @@ void LanguageModel::Initialize(ParameterSharder& sharder, uint64_t seed) {
     PLAIT_CHECK(found != initializations.end());
     InitializeMaster(parameter, found->second, seed);
   }
-  sharder.RefreshComputeValues();
+  return sharder.RefreshComputeValues();
 }
 
 absl::StatusOr<Tensor> LanguageModel::Forward(Execution& execution, ParameterSharder& sharder,
                                               const Tensor& tokens, const SequenceLayout& layout,
                                               std::vector<BlockCache>* caches, Saved* saved) {
   PLAIT_RETURN_IF_ERROR(sharder.Unshard(execution, 0));
+  PLAIT_RETURN_IF_ERROR(sharder.Prefetch(execution, 1));
   ResidualStream stream;
   PLAIT_ASSIGN_OR_RETURN(stream.residual, embedding_.Forward(execution, tokens));
   if (!shape_.tied_embeddings) PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, 0));
@@ -227,6 +231,7 @@ absl::Status LanguageModel::Backward(Execution& execution, ParameterSharder& sha
   PLAIT_ASSIGN_OR_RETURN(gradient,
                          stack_.Backward(execution, sharder, microbatch.layout, auxiliary.factors,
                                          std::move(gradient), saved.stack));
+  if (!shape_.tied_embeddings) PLAIT_RETURN_IF_ERROR(sharder.PrepareGradients(execution, 0));
   PLAIT_RETURN_IF_ERROR(embedding_.Backward(execution, gradient, microbatch.tokens));
   PLAIT_RETURN_IF_ERROR(sharder.ReduceGradients(execution, 0));
   return sharder.Reshard(execution, 0);
@@ -240,6 +245,9 @@ absl::StatusOr<MicrobatchLosses> LanguageModel::LossAndGradient(Execution& execu
   PLAIT_ASSIGN_OR_RETURN(Saved saved, ForwardForLoss(execution, sharder, microbatch, &hidden));
   AuxiliaryLosses auxiliary = Auxiliary(microbatch.layout, saved, counts);
   const Tensor coefficients = LossCoefficients(microbatch, counts, StatisticsDType(dtype_));
+  if (shape_.tied_embeddings) PLAIT_RETURN_IF_ERROR(sharder.PrepareGradients(execution, 0));
+  PLAIT_RETURN_IF_ERROR(sharder.PrepareGradients(execution, head_unit()));
+  PLAIT_RETURN_IF_ERROR(sharder.Prefetch(execution, head_unit() - 1));
   PLAIT_ASSIGN_OR_RETURN(
       TokenLogProbabilityHead::LossGradient head,
       head_.LossAndGradient(execution, hidden, microbatch.targets, coefficients));
@@ -254,13 +262,22 @@ absl::StatusOr<MicrobatchLosses> LanguageModel::LossAndGradient(Execution& execu
       .log_probability = std::move(head.log_probability)};
 }
 
+// Where no backward follows.
+absl::Status LanguageModel::ReshardAfterForward(Execution& execution, ParameterSharder& sharder) {
+  PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, head_unit()));
+  return sharder.Reshard(execution, 0);
+}
+
 absl::StatusOr<Tensor> LanguageModel::LogProbabilities(Execution& execution,
                                                        ParameterSharder& sharder,
                                                        const Microbatch& microbatch) {
   PLAIT_ASSIGN_OR_RETURN(const Tensor hidden,
                          Forward(execution, sharder, microbatch.tokens, microbatch.layout,
                                  /*caches=*/nullptr, /*saved=*/nullptr));
-  return head_.LogProbabilities(execution, hidden, microbatch.targets);
+  PLAIT_ASSIGN_OR_RETURN(Tensor log_probability,
+                         head_.LogProbabilities(execution, hidden, microbatch.targets));
+  PLAIT_RETURN_IF_ERROR(ReshardAfterForward(execution, sharder));
+  return log_probability;
 }
 
 absl::StatusOr<MicrobatchLosses> LanguageModel::Losses(Execution& execution,
@@ -272,6 +289,7 @@ absl::StatusOr<MicrobatchLosses> LanguageModel::Losses(Execution& execution,
   AuxiliaryLosses auxiliary = Auxiliary(microbatch.layout, saved, counts);
   PLAIT_ASSIGN_OR_RETURN(Tensor log_probability,
                          head_.LogProbabilities(execution, hidden, microbatch.targets));
+  PLAIT_RETURN_IF_ERROR(ReshardAfterForward(execution, sharder));
   return MicrobatchLosses{.language_model = LanguageModelLoss(microbatch, log_probability, counts),
                           .balance = auxiliary.balance,
                           .z = auxiliary.z,

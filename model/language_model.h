@@ -58,8 +58,8 @@ class LanguageModel {
   const ModelShape& shape() const { return shape_; }
   DType dtype() const { return dtype_; }
   std::vector<ParameterUnit> Units();
-  // Writes every master and compute value anew.
-  void Initialize(ParameterSharder& sharder, uint64_t seed);
+  // Writes every master and compute value anew. Collective.
+  absl::Status Initialize(ParameterSharder& sharder, uint64_t seed);
 
   // Everything the backward of one microbatch reads.
   struct Saved {
@@ -101,6 +101,7 @@ class LanguageModel {
 
   int head_unit() const { return stack_.size() + 1; }
   Parameter& head_weight();
+  absl::Status ReshardAfterForward(Execution& execution, ParameterSharder& sharder);
   absl::StatusOr<Saved> ForwardForLoss(Execution& execution, ParameterSharder& sharder,
                                        const Microbatch& microbatch, Tensor* hidden);
 

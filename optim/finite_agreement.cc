@@ -21,7 +21,7 @@ absl::StatusOr<FiniteAgreement> AgreeOnFinite(Execution& execution, Communicator
   PLAIT_ASSIGN_OR_RETURN(
       const Event agreed,
       world.AllReduce(execution.compute(), {&remaining, DType::kI64, 1}, ReduceOperation::kMax));
-  agreed.Synchronize();
+  PLAIT_RETURN_IF_ERROR(agreed.Synchronize());
   if (remaining == 0) return FiniteAgreement();
   return FiniteAgreement{.all_finite = false,
                          .first_parameter = parameters[count - remaining].name};

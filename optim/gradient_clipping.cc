@@ -6,28 +6,36 @@
 
 #include "base/status_macros.h"
 #include "kernels/optimizer_update.h"
+#include "optim/exact_sum.h"
+#include "parallel/unit_layout.h"
 
 namespace plait {
+
+static_assert(kSquaredNormTile == kTileElements, "shards are cut at whole tiles");
 
 absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const DeviceMesh& mesh,
                                                 std::span<const ShardedParameter> parameters) {
   GradientNorm result;
-  double sum = 0;
+  ExactSum sum;
   for (const ShardedParameter& parameter : parameters) {
+    const int64_t elements = parameter.gradient.num_elements();
     double squared = 0;
-    PLAIT_RETURN_IF_ERROR(
-        Annotate(SquaredNorm(execution, {.x = parameter.gradient.vector(), .sum = &squared}),
-                 parameter.name));
+    if (elements > 0) {
+      Tensor tiles =
+          execution.Empty(DType::kF64, {(elements + kSquaredNormTile - 1) / kSquaredNormTile});
+      PLAIT_RETURN_IF_ERROR(Annotate(SquaredNorm(execution, {.x = parameter.gradient.vector(),
+                                                             .tile_sums = tiles.vector()}),
+                                     parameter.name));
+      for (const double tile : tiles.values<double>()) {
+        sum.Add(tile);
+        squared += tile;
+      }
+    }
     result.squared.push_back(squared);
-    sum += squared;
   }
   // Shards along the shard axis are disjoint parts of a parameter; replicas hold the same ones.
-  PLAIT_ASSIGN_OR_RETURN(
-      const Event reduced,
-      mesh.axis(MeshAxis::kShard)
-          .AllReduce(execution.compute(), {&sum, DType::kF64, 1}, ReduceOperation::kSum));
-  reduced.Synchronize();
-  result.norm = std::sqrt(sum);
+  PLAIT_RETURN_IF_ERROR(sum.Reduce(execution, mesh.axis(MeshAxis::kShard)));
+  result.norm = std::sqrt(sum.Total());
   return result;
 }
 

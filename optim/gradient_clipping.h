@@ -1,9 +1,8 @@
 // Global L2 norm of all gradients, and the coefficient that keeps it below a limit:
 //   norm        = sqrt(sum over parameters, each once, of sum g^2), in f64
 //   coefficient = min(1, limit / (norm + 1e-6))
-// Each parameter is summed over fixed tiles in order, the parameters in their order, the ranks in
-// theirs: the same bits for any number of threads. Source of the coefficient:
-// torch.nn.utils.clip_grad_norm_.
+// Squares are summed over fixed tiles, and the tiles without rounding (exact_sum.h): the same bits
+// for any number of threads and ranks. Source of the coefficient: torch.nn.utils.clip_grad_norm_.
 #pragma once
 
 #include <span>
@@ -17,7 +16,9 @@
 namespace plait {
 
 struct GradientNorm {
-  double norm = 0;              // over all ranks; not finite where a gradient is not
+  // Over all ranks; NaN where a gradient is not finite. The same bits for every layout that has the
+  // same gradients.
+  double norm = 0;
   std::vector<double> squared;  // sum of squares of this rank's shard of each parameter
 };
 

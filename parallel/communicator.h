@@ -1,18 +1,26 @@
 // Communicator: collectives among the ranks of one mesh axis (or product of axes). Every operation
 // takes the stream it is ordered on and returns the event of its completion; buffers may be reused
-// only after that event. All ranks call the same operations in the same order with matching sizes.
-// Reductions have one fixed order of ranks.
+// only after that event. All ranks call the same operations in the same order with matching sizes
+// and dtypes. Reductions have one fixed order of ranks, so that a run repeats itself bit for bit.
+//
+// Public operations check sizes, enter the call in the rank's ledger (collective_ledger.h) and,
+// where the ledger is asked to, compare it with the calls of the other ranks before anything moves.
+// Implementations: one rank, threads of one process (local_communicator.h), MPI
+// (mpi_communicator.h).
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <source_location>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/stream.h"
 #include "base/view.h"
+#include "parallel/collective_ledger.h"
 
 namespace plait {
 
@@ -20,35 +28,97 @@ enum class ReduceOperation { kSum, kMax };
 
 class Communicator {
  public:
+  using CallSite = std::source_location;
+
   virtual ~Communicator() = default;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
 
-  virtual int rank() const = 0;
-  virtual int size() const = 0;
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  // "world", "shard": for messages.
+  const std::string& name() const { return name_; }
+  CollectiveLedger& ledger() const { return *ledger_; }
 
-  // output = the inputs of all ranks, in rank order. output.size = size() x input.size.
-  virtual absl::StatusOr<Event> AllGather(Stream& stream, ConstVectorView input,
-                                          VectorView output) = 0;
+  // output = the inputs of all ranks, in rank order. output.size = size() x input.size. The input
+  // may be its own place in the output.
+  absl::StatusOr<Event> AllGather(Stream& stream, ConstVectorView input, VectorView output,
+                                  CallSite site = CallSite::current());
   // output = this rank's part of the element-wise sum. input.size = size() x output.size.
-  virtual absl::StatusOr<Event> ReduceScatter(Stream& stream, ConstVectorView input,
-                                              VectorView output) = 0;
+  absl::StatusOr<Event> ReduceScatter(Stream& stream, ConstVectorView input, VectorView output,
+                                      CallSite site = CallSite::current());
   // In place; the same bits on every rank.
-  virtual absl::StatusOr<Event> AllReduce(Stream& stream, VectorView buffer,
-                                          ReduceOperation operation) = 0;
-  virtual absl::StatusOr<Event> Broadcast(Stream& stream, VectorView buffer, int root) = 0;
-  // Element counts per peer, in rank order; data packed without gaps.
-  virtual absl::StatusOr<Event> AllToAll(Stream& stream, ConstVectorView input,
-                                         std::span<const int64_t> input_counts, VectorView output,
-                                         std::span<const int64_t> output_counts) = 0;
-  virtual absl::StatusOr<Event> Send(Stream& stream, ConstVectorView buffer, int peer) = 0;
-  virtual absl::StatusOr<Event> Receive(Stream& stream, VectorView buffer, int peer) = 0;
+  absl::StatusOr<Event> AllReduce(Stream& stream, VectorView buffer, ReduceOperation operation,
+                                  CallSite site = CallSite::current());
+  absl::StatusOr<Event> Broadcast(Stream& stream, VectorView buffer, int root,
+                                  CallSite site = CallSite::current());
+  // Element counts per peer, in rank order; data packed without gaps. input and output do not
+  // overlap.
+  absl::StatusOr<Event> AllToAll(Stream& stream, ConstVectorView input,
+                                 std::span<const int64_t> input_counts, VectorView output,
+                                 std::span<const int64_t> output_counts,
+                                 CallSite site = CallSite::current());
+  absl::StatusOr<Event> Send(Stream& stream, ConstVectorView buffer, int peer,
+                             CallSite site = CallSite::current());
+  absl::StatusOr<Event> Receive(Stream& stream, VectorView buffer, int peer,
+                                CallSite site = CallSite::current());
   // Waits on the host for every rank.
-  virtual absl::Status Barrier() = 0;
-  // Ends the job on all ranks with this reason.
-  virtual void Abort(std::string_view reason) = 0;
+  absl::Status Barrier(CallSite site = CallSite::current());
+
+  // Collective: the ranks with the same color become one communicator, ordered by key, then rank.
+  absl::StatusOr<std::shared_ptr<Communicator>> Split(int color, int key, const std::string& name,
+                                                      CallSite site = CallSite::current());
+  // Collective: zeroed memory that every rank of this communicator reads and writes. `bytes` must
+  // be the same on all. nullptr on every rank where they are not on one host.
+  absl::StatusOr<std::shared_ptr<void>> AllocateShared(size_t bytes,
+                                                       CallSite site = CallSite::current());
+  // Enters a wait for a flag in shared memory into the ledger (shared_window.h).
+  void EnterSharedWait(CallSite site);
+  // Ends the job on all ranks with this reason and exit code; implementations whose ranks are
+  // threads make every later and waiting call fail instead.
+  virtual void Abort(std::string_view reason, int exit_code) = 0;
+  // Ok, or why the job has been aborted: asked while a rank waits on shared memory.
+  virtual absl::Status JobStatus() const { return absl::OkStatus(); }
+
+ protected:
+  Communicator(int rank, int size, std::string name, std::shared_ptr<CollectiveLedger> ledger);
+
+  const std::shared_ptr<CollectiveLedger>& shared_ledger() const { return ledger_; }
+
+  // Arguments are checked before. Blocking ones return a complete event.
+  virtual absl::StatusOr<Event> DoAllGather(Stream& stream, ConstVectorView input,
+                                            VectorView output) = 0;
+  virtual absl::StatusOr<Event> DoReduceScatter(Stream& stream, ConstVectorView input,
+                                                VectorView output) = 0;
+  virtual absl::StatusOr<Event> DoAllReduce(Stream& stream, VectorView buffer,
+                                            ReduceOperation operation) = 0;
+  virtual absl::StatusOr<Event> DoBroadcast(Stream& stream, VectorView buffer, int root) = 0;
+  virtual absl::StatusOr<Event> DoAllToAll(Stream& stream, ConstVectorView input,
+                                           std::span<const int64_t> input_counts, VectorView output,
+                                           std::span<const int64_t> output_counts) = 0;
+  virtual absl::StatusOr<Event> DoSend(Stream& stream, ConstVectorView buffer, int peer) = 0;
+  virtual absl::StatusOr<Event> DoReceive(Stream& stream, VectorView buffer, int peer) = 0;
+  virtual absl::Status DoBarrier() = 0;
+  virtual absl::StatusOr<std::shared_ptr<Communicator>> DoSplit(int color, int key,
+                                                                const std::string& name) = 0;
+  virtual absl::StatusOr<std::shared_ptr<void>> DoAllocateShared(size_t bytes) = 0;
+  // Blocking all-gather of one call's description, beside the data: for the comparison of calls.
+  virtual absl::Status ExchangeCalls(const CollectiveCall& own, std::span<CollectiveCall> all) = 0;
+
+ private:
+  // Enters the call; in check mode compares it with the other ranks'.
+  absl::Status Begin(CollectiveCall& call);
+  absl::StatusOr<Event> End(absl::StatusOr<Event> event);
+
+  int rank_;
+  int size_;
+  std::string name_;
+  std::shared_ptr<CollectiveLedger> ledger_;
+  int64_t calls_ = 0;
 };
 
 // The communicator of a run with one rank: every collective is a copy or nothing. Send and Receive
-// are InvalidArgument: there is no peer.
+// are InvalidArgument: there is no peer. Abort ends the process.
 std::unique_ptr<Communicator> MakeSingleRankCommunicator();
 
 }  // namespace plait

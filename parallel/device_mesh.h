@@ -1,6 +1,6 @@
 // DeviceMesh: the ranks of a run, arranged along named axes. world = pipeline x replicate x shard x
 // context x tensor (tensor fastest); the expert axis divides replicate x shard x context and never
-// multiplies the world.
+// multiplies the world: the experts of a layer are dealt to neighbouring ranks of the shard axis.
 #pragma once
 
 #include <array>
@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "parallel/communicator.h"
+#include "parallel/parameter.h"
 
 namespace plait {
 
@@ -19,8 +20,16 @@ std::string_view Name(MeshAxis axis);
 
 class DeviceMesh {
  public:
-  // Sizes by MeshAxis; 0 for shard means the ranks that are left. InvalidArgument, naming the axes
-  // and the product, where they do not make the world's size.
+  // The ranks that share a kind of parameters.
+  struct Group {
+    std::shared_ptr<Communicator> shard;      // each holds a share
+    std::shared_ptr<Communicator> replicate;  // all hold the same share
+    // Both, ordered by share, then replica: the owners of parts of shares (canonical reduction).
+    std::shared_ptr<Communicator> owners;
+  };
+
+  // Collective. Sizes by MeshAxis; 0 for shard means the ranks that are left. InvalidArgument,
+  // naming the axes and the product, where they do not make the world's size.
   static absl::StatusOr<DeviceMesh> Create(const std::array<int64_t, kNumMeshAxes>& sizes,
                                            std::shared_ptr<Communicator> world);
 
@@ -29,12 +38,13 @@ class DeviceMesh {
   int64_t coordinate(MeshAxis axis) const { return coordinates_[static_cast<int>(axis)]; }
   Communicator& world() const { return *world_; }
   Communicator& axis(MeshAxis axis) const { return *communicators_[static_cast<int>(axis)]; }
+  const Group& group(MeshGroup group) const { return groups_[static_cast<int>(group)]; }
   // Ranks that see different data: replicate x shard.
   int64_t data_parallel_size() const { return size(MeshAxis::kReplicate) * size(MeshAxis::kShard); }
   int64_t data_parallel_rank() const {
     return coordinate(MeshAxis::kReplicate) * size(MeshAxis::kShard) + coordinate(MeshAxis::kShard);
   }
-  // Over replicate x shard.
+  // Over replicate x shard, ordered by data_parallel_rank.
   Communicator& data_parallel() const { return *data_parallel_; }
 
  private:
@@ -43,6 +53,7 @@ class DeviceMesh {
   std::shared_ptr<Communicator> world_;
   std::shared_ptr<Communicator> data_parallel_;
   std::array<std::shared_ptr<Communicator>, kNumMeshAxes> communicators_;
+  std::array<Group, kNumMeshGroups> groups_;
 };
 
 }  // namespace plait

@@ -18,6 +18,9 @@ struct NamedTensor {
                      // "adamw.first_moment/model.embed_tokens.weight"
   Tensor shard;
   ShardSpec spec;
+  // Ranks that hold the same shard, and which of them this one is: each saves its part of it.
+  int replica = 0;
+  int replicas = 1;
 };
 
 struct NamedState {

@@ -2,6 +2,7 @@
 // same tensor.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "base/tensor.h"
@@ -9,21 +10,34 @@
 
 namespace plait {
 
+// Ranks that share a parameter's box among them.
+enum class MeshGroup {
+  kData,        // the shard axis; replicas along the replicate axis
+  kExpertData,  // those of them that hold the same experts
+};
+inline constexpr int kNumMeshGroups = 2;
+
 // Names are the Hugging Face names of the tensors ("model.layers.3.mamba.A_log").
 struct Parameter {
   std::string name;
   Shape shape;                // of this rank's box
   DType dtype = DType::kF32;  // of `value`: the compute dtype, or f32 where the mathematics needs
                               // it (A_log, D, dt bias)
-  Tensor value;               // valid only while its unit is unsharded
-  Tensor gradient;            // f32 (f64 beside f64); layers add to it, never overwrite it
+  MeshGroup group = MeshGroup::kData;
+  // Which part of the logical tensor this rank's box is; absent: all of it.
+  std::optional<ShardSpec> box;
+  Tensor value;     // valid only while its unit is unsharded
+  Tensor gradient;  // f32 (f64 beside f64), valid between PrepareGradients and ReduceGradients of
+                    // its unit; layers add to it, never overwrite it
 };
 
 struct ShardedParameter {
   std::string name;
-  ShardSpec spec;
+  ShardSpec spec;  // may be of no elements: a rank's share need not touch every parameter
+  int replica = 0;       // of `replicas` ranks that hold the same shard
+  int replicas = 1;
   Tensor master;    // f32 (f64 beside f64), [elements of the shard]: the value that is trained
-  Tensor gradient;  // same dtype and size; sum over the step after ReduceGradients
+  Tensor gradient;  // same dtype and size; sum over the step after FinishGradients
   Tensor compute;   // the shard in the compute dtype, written by the optimizer; shares storage with
                     // master if equal
 };

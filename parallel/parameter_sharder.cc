@@ -1,44 +1,23 @@
 #include "parallel/parameter_sharder.h"
 
-#include <map>
+#include <algorithm>
 #include <unordered_set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/status_macros.h"
+#include "parallel/element_reduction.h"
 
 namespace plait {
 namespace {
 
-constexpr int64_t kAlignmentBytes = 16;
+constexpr std::array<MeshGroup, kNumMeshGroups> kGroups = {MeshGroup::kData,
+                                                           MeshGroup::kExpertData};
+// Two units' gradients are under way at a time, and one that is held.
+constexpr int kExchangeSlots = 2;
 
-// Parameters of one unit with one dtype, and where each begins in the section's flat buffers.
-struct Section {
-  std::vector<size_t> members;  // index into the unit's parameters
-  std::vector<int64_t> offsets;
-  int64_t elements = 0;
-};
-
-int64_t Padded(int64_t elements, DType dtype) {
-  const int64_t unit = kAlignmentBytes / static_cast<int64_t>(SizeOf(dtype));
-  return (elements + unit - 1) / unit * unit;
-}
-
-// compute = master, rounded to nearest even.
-void RoundToBf16(const Tensor& master, Tensor& compute) {
-  const float* from = master.data<float>();
-  BFloat16* to = compute.data<BFloat16>();
-  for (int64_t i = 0; i < master.num_elements(); ++i) to[i] = BFloat16(from[i]);
-}
-
-}  // namespace
-
-absl::StatusOr<std::unique_ptr<ParameterSharder>> ParameterSharder::Create(
-    Execution& execution, const DeviceMesh& mesh, std::vector<ParameterUnit> units) {
-  if (mesh.world().size() != 1) {
-    return absl::UnimplementedError(
-        absl::StrCat("parameter sharder: expected one rank, got ", mesh.world().size()));
-  }
+absl::Status CheckUnits(const std::vector<ParameterUnit>& units) {
   std::unordered_set<std::string> names;
   for (const ParameterUnit& unit : units) {
     for (const Parameter* parameter : unit.parameters) {
@@ -51,83 +30,413 @@ absl::StatusOr<std::unique_ptr<ParameterSharder>> ParameterSharder::Create(
         return absl::InvalidArgumentError(absl::StrCat(
             parameter->name, ": expected dtype bf16, f32 or f64, got ", Name(parameter->dtype)));
       }
-    }
-  }
-
-  std::unique_ptr<ParameterSharder> sharder(new ParameterSharder());
-  for (const ParameterUnit& unit : units) {
-    std::map<DType, Section> sections;
-    for (size_t i = 0; i < unit.parameters.size(); ++i) {
-      const Parameter& parameter = *unit.parameters[i];
-      Section& section = sections[parameter.dtype];
-      section.members.push_back(i);
-      section.offsets.push_back(section.elements);
-      section.elements += Padded(parameter.shape.num_elements(), parameter.dtype);
-    }
-    std::vector<ShardedParameter> sharded(unit.parameters.size());
-    for (auto& [dtype, section] : sections) {
-      const DType master_dtype = StatisticsDType(dtype);
-      const Shape flat{section.elements};
-      const Tensor masters = execution.Zeros(master_dtype, flat);
-      const Tensor gradients = execution.Zeros(master_dtype, flat);
-      const Tensor values = dtype == master_dtype ? masters : execution.Zeros(dtype, flat);
-      for (size_t k = 0; k < section.members.size(); ++k) {
-        Parameter& parameter = *unit.parameters[section.members[k]];
-        const int64_t offset = section.offsets[k];
-        const Shape elements{parameter.shape.num_elements()};
-        parameter.value = values.Flat(offset, parameter.shape);
-        parameter.gradient = gradients.Flat(offset, parameter.shape);
-        ShardedParameter& shard = sharded[section.members[k]];
-        shard.name = parameter.name;
-        shard.spec = ShardSpec::Whole(parameter.shape);
-        shard.master = masters.Flat(offset, elements);
-        shard.gradient = gradients.Flat(offset, elements);
-        shard.compute = values.Flat(offset, elements);
+      // Gradients of all units lie in one array.
+      if (StatisticsDType(parameter->dtype) != StatisticsDType(units[0].parameters[0]->dtype)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            parameter->name, ": is ", Name(parameter->dtype), ", ", units[0].parameters[0]->name,
+            " is ", Name(units[0].parameters[0]->dtype), ": f64 is for all parameters or none"));
       }
     }
-    for (ShardedParameter& shard : sharded) sharder->sharded_.push_back(std::move(shard));
   }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ParameterSharder>> ParameterSharder::Create(
+    Execution& execution, const DeviceMesh& mesh, std::vector<ParameterUnit> units,
+    const SharderOptions& options) {
+  PLAIT_RETURN_IF_ERROR(CheckUnits(units));
+  if (options.canonical && mesh.size(MeshAxis::kExpert) > 1) {
+    return absl::UnimplementedError(
+        "reduction CANONICAL: only without an expert axis; set parallel.expert = 1");
+  }
+  std::unique_ptr<ParameterSharder> sharder(new ParameterSharder(mesh));
   sharder->units_ = std::move(units);
+  sharder->options_ = options;
+  PLAIT_RETURN_IF_ERROR(sharder->LayOut(execution));
+  PLAIT_RETURN_IF_ERROR(sharder->AllocateValues(execution));
+  sharder->AllocateShares(execution);
+  PLAIT_RETURN_IF_ERROR(sharder->MakeExchanges());
+  sharder->MakeShardedParameters();
   return sharder;
 }
 
-absl::Status ParameterSharder::Unshard(Execution&, int unit) {
-  PLAIT_CHECK(unit >= 0 && unit < num_units());
+absl::Status ParameterSharder::LayOut(Execution&) {
+  std::array<int64_t, kNumMeshGroups> parts;
+  for (const MeshGroup group : kGroups) {
+    const DeviceMesh::Group& ranks = mesh_.group(group);
+    // Canonical: replicas divide a share's reduction among them.
+    parts[static_cast<int>(group)] =
+        options_.canonical ? ranks.owners->size() : ranks.shard->size();
+  }
+  for (const ParameterUnit& unit : units_) {
+    sections_.emplace_back();
+    for (SectionLayout& layout : LayOutSections(unit.parameters, parts)) {
+      sections_.back().push_back({.layout = std::move(layout)});
+    }
+  }
   return absl::OkStatus();
 }
 
-absl::Status ParameterSharder::Prefetch(Execution&, int unit) {
+// Values and this rank's compute share: in a window of the host where there is one.
+absl::Status ParameterSharder::AllocateValues(Execution& execution) {
+  for (const MeshGroup group : kGroups) {
+    const int64_t ranks = shares(group);
+    size_t bytes = 0;
+    for (const auto& unit : sections_) {
+      for (const Section& section : unit) {
+        if (section.layout.group != group) continue;
+        bytes += static_cast<size_t>(section.layout.elements) * SizeOf(section.layout.dtype);
+      }
+    }
+    std::unique_ptr<SharedWindow>& window = windows_[static_cast<int>(group)];
+    if (ranks > 1 && bytes > 0 && !options_.messages_only) {
+      PLAIT_ASSIGN_OR_RETURN(
+          window, SharedWindow::Create(*mesh_.group(group).shard, bytes, /*num_flags=*/0));
+    }
+    size_t offset = 0;
+    for (size_t u = 0; u < sections_.size(); ++u) {
+      for (Section& section : sections_[u]) {
+        if (section.layout.group != group) continue;
+        const SectionLayout& layout = section.layout;
+        const int64_t share = layout.share(ranks);
+        const int64_t begin = mesh_.group(group).shard->rank() * share;
+        if (window != nullptr) {
+          section.values = window->tensor(offset, layout.dtype, {layout.elements});
+          offset += section.values.bytes();
+          section.compute = section.values.Flat(begin, {share});
+        } else if (ranks == 1) {
+          section.values = execution.Zeros(layout.dtype, {layout.elements});
+          section.compute = section.values;
+        } else {
+          section.compute = execution.Zeros(layout.dtype, {share});
+        }
+        if (section.values) SetValues(static_cast<int>(u), section);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ParameterSharder::AllocateShares(Execution& execution) {
+  for (const MeshGroup group : kGroups) {
+    int64_t elements = 0;
+    DType master = DType::kF32;
+    for (const auto& unit : sections_) {
+      for (const Section& section : unit) {
+        if (section.layout.group != group) continue;
+        elements += section.layout.share(shares(group));
+        master = StatisticsDType(section.layout.dtype);
+      }
+    }
+    Tensor& gradients = gradients_[static_cast<int>(group)];
+    if (elements > 0) gradients = execution.Zeros(master, {elements});
+    int64_t offset = 0;
+    for (auto& unit : sections_) {
+      for (Section& section : unit) {
+        if (section.layout.group != group) continue;
+        const int64_t share = section.layout.share(shares(group));
+        section.gradient = gradients.Flat(offset, {share});
+        section.master =
+            section.layout.dtype == master ? section.compute : execution.Zeros(master, {share});
+        offset += share;
+      }
+    }
+  }
+}
+
+absl::Status ParameterSharder::MakeExchanges() {
+  for (const MeshGroup group : kGroups) {
+    const DeviceMesh::Group& ranks = mesh_.group(group);
+    Communicator& owners = options_.canonical ? *ranks.owners : *ranks.shard;
+    size_t largest = 0;
+    bool held = false;
+    for (size_t u = 0; u < sections_.size(); ++u) {
+      size_t bytes = 0;
+      for (const Section& section : sections_[u]) {
+        if (section.layout.group != group) continue;
+        bytes += static_cast<size_t>(section.layout.elements) * SizeOf(section.gradient.dtype());
+      }
+      largest = std::max(largest, bytes);
+      held = held || (bytes > 0 && units_[u].held);
+    }
+    if (largest == 0 || (owners.size() == 1 && !options_.canonical)) continue;
+    std::unique_ptr<GradientExchange>& exchange = exchanges_[static_cast<int>(group)];
+    if (!options_.messages_only) {
+      PLAIT_ASSIGN_OR_RETURN(
+          exchange, MakeSharedGradientExchange(owners, largest, kExchangeSlots + (held ? 1 : 0)));
+    }
+    if (exchange == nullptr) {
+      exchange = MakeMessageGradientExchange(owners, options_.gradient_wire);
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ParameterSharder::MakeShardedParameters() {
+  for (size_t u = 0; u < units_.size(); ++u) {
+    std::vector<ShardedParameter> unit(units_[u].parameters.size());
+    for (Section& section : sections_[u]) {
+      const DeviceMesh::Group& ranks = mesh_.group(section.layout.group);
+      const int64_t share = section.layout.share(ranks.shard->size());
+      const int64_t begin = ranks.shard->rank() * share;
+      for (size_t k = 0; k < section.layout.members.size(); ++k) {
+        Parameter& parameter = *units_[u].parameters[section.layout.members[k]];
+        ShardedParameter& shard = unit[section.layout.members[k]];
+        const int64_t offset = section.layout.offsets[k];
+        const int64_t size = parameter.shape.num_elements();
+        shard.name = parameter.name;
+        shard.spec = parameter.box.value_or(ShardSpec::Whole(parameter.shape));
+        shard.spec.elements = PartInShare(offset, size, begin, begin + share);
+        shard.replica = ranks.replicate->rank();
+        shard.replicas = ranks.replicate->size();
+        const int64_t count = shard.spec.elements.end - shard.spec.elements.begin;
+        const int64_t local = count == 0 ? 0 : offset + shard.spec.elements.begin - begin;
+        shard.master = section.master.Flat(local, {count});
+        shard.gradient = section.gradient.Flat(local, {count});
+        shard.compute = section.compute.Flat(local, {count});
+        if (direct(section.layout.group)) {
+          parameter.gradient = section.gradient.Flat(offset, parameter.shape);
+        }
+      }
+    }
+    std::move(unit.begin(), unit.end(), std::back_inserter(sharded_));
+  }
+}
+
+void ParameterSharder::SetValues(int unit, Section& section) {
+  for (size_t k = 0; k < section.layout.members.size(); ++k) {
+    Parameter& parameter = *units_[unit].parameters[section.layout.members[k]];
+    parameter.value =
+        section.values ? section.values.Flat(section.layout.offsets[k], parameter.shape) : Tensor();
+  }
+}
+
+absl::Status ParameterSharder::StartGather(Execution& execution, int unit, Section& section) {
+  if (section.values) return absl::OkStatus();
+  section.values = execution.Empty(section.layout.dtype, {section.layout.elements});
+  SetValues(unit, section);
+  PLAIT_ASSIGN_OR_RETURN(section.gathered,
+                         mesh_.group(section.layout.group)
+                             .shard->AllGather(execution.communication(), section.compute.vector(),
+                                               section.values.vector()));
+  return absl::OkStatus();
+}
+
+absl::Status ParameterSharder::Unshard(Execution& execution, int unit) {
+  PLAIT_CHECK(unit >= 0 && unit < num_units());
+  for (Section& section : sections_[unit]) {
+    PLAIT_RETURN_IF_ERROR(Annotate(StartGather(execution, unit, section), units_[unit].name));
+    PLAIT_RETURN_IF_ERROR(Annotate(execution.compute().Wait(section.gathered), units_[unit].name));
+    section.gathered = Event();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParameterSharder::Prefetch(Execution& execution, int unit) {
   // One past either end of a stack is asked for by the loop over it: nothing to fetch.
   PLAIT_CHECK(unit >= -1 && unit <= num_units());
+  if (unit < 0 || unit == num_units()) return absl::OkStatus();
+  for (Section& section : sections_[unit]) {
+    PLAIT_RETURN_IF_ERROR(Annotate(StartGather(execution, unit, section), units_[unit].name));
+  }
   return absl::OkStatus();
 }
 
-absl::Status ParameterSharder::ReduceGradients(Execution&, int unit) {
+absl::Status ParameterSharder::Reshard(Execution& execution, int unit) {
   PLAIT_CHECK(unit >= 0 && unit < num_units());
+  for (Section& section : sections_[unit]) {
+    const int group = static_cast<int>(section.layout.group);
+    if (shares(section.layout.group) == 1 || windows_[group] != nullptr) continue;
+    PLAIT_RETURN_IF_ERROR(execution.compute().Wait(section.gathered));
+    section.gathered = Event();
+    section.values = Tensor();
+    SetValues(unit, section);
+  }
   return absl::OkStatus();
 }
-
-absl::Status ParameterSharder::Reshard(Execution&, int unit) {
-  PLAIT_CHECK(unit >= 0 && unit < num_units());
-  return absl::OkStatus();
-}
-
-absl::Status ParameterSharder::FinishGradients(Execution&) { return absl::OkStatus(); }
 
 void ParameterSharder::ZeroGradients() {
-  for (ShardedParameter& parameter : sharded_) parameter.gradient.FillZero();
+  for (Tensor& gradients : gradients_) {
+    if (gradients) gradients.FillZero();
+  }
 }
 
-void ParameterSharder::RefreshComputeValues() {
-  for (ShardedParameter& parameter : sharded_) {
-    if (parameter.compute.dtype() == DType::kBf16) RoundToBf16(parameter.master, parameter.compute);
+absl::Status ParameterSharder::PrepareGradients(Execution& execution, int unit) {
+  PLAIT_CHECK(unit >= 0 && unit < num_units());
+  Outstanding outstanding{.unit = unit, .leases = {}};
+  bool any = false;
+  for (const MeshGroup group : kGroups) {
+    std::vector<int64_t> elements;
+    std::vector<Section*> members;
+    for (Section& section : sections_[unit]) {
+      if (section.layout.group != group) continue;
+      elements.push_back(section.layout.elements);
+      members.push_back(&section);
+    }
+    if (members.empty() || direct(group)) continue;
+    any = true;
+    PLAIT_ASSIGN_OR_RETURN(GradientExchange::Lease lease,
+                           exchanges_[static_cast<int>(group)]->Acquire(
+                               execution, members[0]->gradient.dtype(), elements));
+    for (size_t i = 0; i < members.size(); ++i) {
+      const SectionLayout& layout = members[i]->layout;
+      for (size_t k = 0; k < layout.members.size(); ++k) {
+        Parameter& parameter = *units_[unit].parameters[layout.members[k]];
+        parameter.gradient = lease.buffers[i].Flat(layout.offsets[k], parameter.shape);
+      }
+    }
+    outstanding.leases[static_cast<int>(group)] = std::move(lease);
   }
+  if (any) outstanding_.push_back(std::move(outstanding));
+  return absl::OkStatus();
+}
+
+absl::Status ParameterSharder::ReduceGradients(Execution& execution, int unit) {
+  PLAIT_CHECK(unit >= 0 && unit < num_units());
+  // First this unit's start, that others need not wait; then the end of the one started before.
+  size_t before = outstanding_.size();
+  for (size_t i = 0; i < outstanding_.size(); ++i) {
+    Outstanding& outstanding = outstanding_[i];
+    if (outstanding.unit == unit && !outstanding.started) {
+      outstanding.started = true;
+      for (const MeshGroup group : kGroups) {
+        auto& lease = outstanding.leases[static_cast<int>(group)];
+        if (!lease) continue;
+        PLAIT_RETURN_IF_ERROR(exchanges_[static_cast<int>(group)]->Start(execution, *lease));
+      }
+      for (const Section& section : sections_[unit]) {
+        if (direct(section.layout.group)) continue;
+        for (const int member : section.layout.members) {
+          units_[unit].parameters[member]->gradient = Tensor();
+        }
+      }
+    } else if (outstanding.started) {
+      before = i;
+    }
+  }
+  if (before == outstanding_.size()) return absl::OkStatus();
+  PLAIT_RETURN_IF_ERROR(Finish(execution, outstanding_[before]));
+  outstanding_.erase(outstanding_.begin() + static_cast<int64_t>(before));
+  return absl::OkStatus();
+}
+
+absl::Status ParameterSharder::Finish(Execution& execution, Outstanding& outstanding) {
+  for (const MeshGroup group : kGroups) {
+    auto& lease = outstanding.leases[static_cast<int>(group)];
+    if (!lease) continue;
+    std::vector<Section*> members;
+    for (Section& section : sections_[outstanding.unit]) {
+      if (section.layout.group == group) members.push_back(&section);
+    }
+    PLAIT_RETURN_IF_ERROR(Annotate(
+        exchanges_[static_cast<int>(group)]->Finish(
+            execution, *lease,
+            [&](int index, DType dtype, std::span<const void* const> pieces, int64_t elements) {
+              return Fold(execution, *members[index], dtype, pieces, elements);
+            }),
+        units_[outstanding.unit].name));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParameterSharder::Fold(Execution& execution, Section& section, DType dtype,
+                                    std::span<const void* const> pieces, int64_t elements) {
+  const bool round = options_.gradient_wire == DType::kBf16 && dtype == DType::kF32;
+  if (!options_.canonical) {
+    AccumulateElements(dtype, pieces, round, section.gradient.vector());
+    return absl::OkStatus();
+  }
+  // Pieces come in the order of the owners (share, then replica); leaves count by data-parallel
+  // rank (replica, then share).
+  const DeviceMesh::Group& ranks = mesh_.group(section.layout.group);
+  const int replicas = ranks.replicate->size();
+  const int group_shares = ranks.shard->size();
+  for (int replica = 0; replica < replicas; ++replica) {
+    for (int share = 0; share < group_shares; ++share) {
+      const void* piece = pieces[static_cast<size_t>(share * replicas + replica)];
+      Tensor rounded;
+      if (round) {
+        rounded = execution.Empty(DType::kBf16, {elements});
+        ConvertElements({piece, dtype, elements}, rounded.vector());
+        piece = rounded.raw();
+      }
+      section.leaves.Add(execution, piece, round ? DType::kBf16 : dtype, section.gradient.dtype(),
+                         elements);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParameterSharder::FinishGradients(Execution& execution) {
+  for (Outstanding& outstanding : outstanding_) {
+    PLAIT_CHECK(outstanding.started);
+    PLAIT_RETURN_IF_ERROR(Finish(execution, outstanding));
+  }
+  outstanding_.clear();
+  PLAIT_RETURN_IF_ERROR(ReduceOverReplicas(execution));
+  for (int unit = 0; unit < num_units(); ++unit) {
+    PLAIT_RETURN_IF_ERROR(Reshard(execution, unit));
+  }
+  for (const auto& window : windows_) {
+    if (window != nullptr) PLAIT_RETURN_IF_ERROR(window->Meet());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParameterSharder::ReduceOverReplicas(Execution& execution) {
+  if (options_.canonical) {
+    for (auto& unit : sections_) {
+      for (Section& section : unit) PLAIT_RETURN_IF_ERROR(TakeCanonicalSums(execution, section));
+    }
+    return absl::OkStatus();
+  }
+  for (const MeshGroup group : kGroups) {
+    Communicator& replicate = *mesh_.group(group).replicate;
+    Tensor& gradients = gradients_[static_cast<int>(group)];
+    if (!gradients || replicate.size() == 1) continue;
+    PLAIT_ASSIGN_OR_RETURN(
+        const Event reduced,
+        replicate.AllReduce(execution.communication(), gradients.vector(), ReduceOperation::kSum));
+    PLAIT_RETURN_IF_ERROR(execution.compute().Wait(reduced));
+  }
+  return absl::OkStatus();
+}
+
+// Replicas have summed neighbouring parts of their share: each gets the others'.
+absl::Status ParameterSharder::TakeCanonicalSums(Execution& execution, Section& section) {
+  Communicator& replicate = *mesh_.group(section.layout.group).replicate;
+  const int64_t part = section.gradient.num_elements() / replicate.size();
+  Tensor own = section.gradient.Flat(replicate.rank() * part, {part});
+  section.leaves.Take(own.vector());
+  if (replicate.size() == 1) return absl::OkStatus();
+  PLAIT_ASSIGN_OR_RETURN(
+      const Event gathered,
+      replicate.AllGather(execution.communication(), own.vector(), section.gradient.vector()));
+  return execution.compute().Wait(gathered);
+}
+
+absl::Status ParameterSharder::PublishValues() {
+  for (const auto& window : windows_) {
+    if (window != nullptr) PLAIT_RETURN_IF_ERROR(window->Meet());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParameterSharder::RefreshComputeValues() {
+  for (ShardedParameter& parameter : sharded_) {
+    if (parameter.compute.dtype() == DType::kBf16) {
+      ConvertElements(parameter.master.vector(), parameter.compute.vector());
+    }
+  }
+  return PublishValues();
 }
 
 void ParameterSharder::AppendState(NamedState& state) {
   for (const ShardedParameter& parameter : sharded_) {
-    state.tensors.push_back(
-        {absl::StrCat("parameters/", parameter.name), parameter.master, parameter.spec});
+    state.tensors.push_back({absl::StrCat("parameters/", parameter.name), parameter.master,
+                             parameter.spec, parameter.replica, parameter.replicas});
   }
 }
 

@@ -66,6 +66,7 @@ void ResolveParallel(Parallel* parallel) {
   PLAIT_DEFAULT(parallel, expert, 1);
   PLAIT_DEFAULT(parallel, reduction, Parallel::DEFAULT);
   PLAIT_DEFAULT(parallel, gradient_wire_dtype, Parallel::F32);
+  PLAIT_DEFAULT(parallel, transport, Parallel::AUTO);
 }
 
 void ResolveTrainer(Trainer* trainer) {
@@ -77,6 +78,7 @@ void ResolveTrainer(Trainer* trainer) {
   PLAIT_DEFAULT(trainer, checkpoints_to_keep, 2);
   PLAIT_DEFAULT(trainer, evaluate_every_steps, 0);
   PLAIT_DEFAULT(trainer, log_every_steps, 10);
+  PLAIT_DEFAULT(trainer, collective_timeout_seconds, 60.0);
 }
 
 }  // namespace

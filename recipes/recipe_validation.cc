@@ -201,6 +201,10 @@ void CheckTrainer(const recipe::v1::Trainer& trainer, ProblemList& problems) {
   at_least("evaluate_every_steps", true, trainer.evaluate_every_steps(), 0);
   at_least("evaluation_tokens", trainer.has_evaluation_tokens(), trainer.evaluation_tokens(), 1);
   at_least("log_every_steps", true, trainer.log_every_steps(), 1);
+  if (!(trainer.collective_timeout_seconds() > 0)) {
+    problems.Add("trainer.collective_timeout_seconds",
+                 absl::StrCat(trainer.collective_timeout_seconds()), "must be above 0");
+  }
   at_least("threads_per_rank", trainer.has_threads_per_rank(), trainer.threads_per_rank(), 1);
   if (trainer.has_initial_checkpoint() && trainer.initial_checkpoint().empty()) {
     problems.Add("trainer.initial_checkpoint", "''", "must name a folder; remove it for none");

@@ -50,7 +50,8 @@ ExitCode ParseAndRun(int argc, const char* const* argv) {
     return ExitCode::kBadInput;
   }
   const absl::Status status = action();
-  if (!status.ok()) PrintError(std::string(status.message()));
+  // Of the ranks that fail alike the first one speaks.
+  if (!status.ok() && !status.message().empty()) PrintError(std::string(status.message()));
   return ExitCodeOf(status);
 }
 

@@ -13,8 +13,10 @@
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "parallel/status_agreement.h"
 #include "recipes/recipe_loader.h"
 #include "tools/plait.h"
+#include "tools/ranks.h"
 #include "trainer/trainer.h"
 
 namespace plait {
@@ -51,30 +53,39 @@ const char* Name(StopReason reason) {
   return "?";
 }
 
-absl::Status Run(const Options& options) {
-  if (options.trainer.output.empty())
-    return absl::InvalidArgumentError("--output: is empty; name the folder of the run");
-  PLAIT_ASSIGN_OR_RETURN(const recipe::v1::Recipe recipe,
-                         LoadValidRecipe(options.recipe, options.overrides, /*world_size=*/1));
+absl::Status TrainOnRank(const Options& options, const std::shared_ptr<Communicator>& world) {
+  absl::StatusOr<recipe::v1::Recipe> recipe =
+      LoadValidRecipe(options.recipe, options.overrides, world->size());
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*world, recipe.status()));
   StopOnSignals();
   TrainerOptions trainer_options = options.trainer;
   trainer_options.stop_requested = &stop_requested;
+  trainer_options.world = world;
   PLAIT_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,
-                         Trainer::Create(recipe, trainer_options));
+                         Trainer::Create(*recipe, trainer_options));
   PLAIT_ASSIGN_OR_RETURN(const RunResult result, trainer->Run());
-  if (options.json) {
+  if (world->rank() == 0 && options.json) {
     const nlohmann::ordered_json answer = {{"reason", Name(result.reason)},
                                            {"step", result.step},
                                            {"loss", result.loss},
                                            {"checkpoint", result.checkpoint}};
     std::printf("%s\n", answer.dump().c_str());
-  } else {
+  } else if (world->rank() == 0) {
     std::printf("%s at step %" PRId64 "; checkpoint %s\n", Name(result.reason), result.step,
                 result.checkpoint.c_str());
   }
   if (result.reason != StopReason::kRequested) return absl::OkStatus();
-  return absl::AbortedError(
-      absl::StrCat("stopped on request at step ", result.step, "; go on with --resume"));
+  return AgreeOnStatus(*world,
+                       absl::AbortedError(absl::StrCat("stopped on request at step ", result.step,
+                                                       "; go on with --resume")));
+}
+
+absl::Status Run(const Options& options) {
+  if (options.trainer.output.empty())
+    return absl::InvalidArgumentError("--output: is empty; name the folder of the run");
+  return RunOnRanks([&options](const std::shared_ptr<Communicator>& world) {
+    return TrainOnRank(options, world);
+  });
 }
 
 }  // namespace
@@ -92,7 +103,9 @@ void AddTrainCommand(CLI::App& plait, Action& action) {
   command->add_flag("--json", options->json, "Ends with one JSON object on stdout");
   command->footer(
       "Example: plait train recipes/library/demo_pretrain.textproto --output runs/first --set "
-      "data.path=data\nSIGTERM, SIGINT or SIGUSR1 stops it with a checkpoint at the next step, "
+      "data.path=data\nOn several ranks: tools/launch/mpirun.sh -n 2 plait train ...; Slurm: "
+      "tools/launch/slurm.sh.\nSIGTERM, SIGINT or SIGUSR1 stops it with a checkpoint at the next "
+      "step, "
       "exit code 75.");
   command->callback([options, &action] { action = [options] { return Run(*options); }; });
 }

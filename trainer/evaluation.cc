@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <numbers>
+#include <tuple>
+#include <vector>
 
 #include "base/status_macros.h"
 #include "data/prepared_manifest.h"
+#include "trainer/leaf_sums.h"
 
 namespace plait {
 namespace {
@@ -25,32 +28,49 @@ absl::StatusOr<std::unique_ptr<Evaluation>> Evaluation::Create(const EvaluationO
   return std::unique_ptr<Evaluation>(new Evaluation(std::move(reader), options.rows_per_batch));
 }
 
+absl::StatusOr<Evaluation::BatchSums> Evaluation::RunBatch(Execution& execution,
+                                                           ModelRuntime& runtime,
+                                                           int64_t index) const {
+  const int64_t row = index * rows_per_batch_;
+  PLAIT_ASSIGN_OR_RETURN(const HeldoutBatch heldout,
+                         reader_.Read(row, std::min(rows_per_batch_, reader_.num_rows() - row)));
+  const Batch& batch = heldout.batch;
+  PLAIT_ASSIGN_OR_RETURN(const Microbatch microbatch,
+                         Microbatch::Create(batch.tokens, batch.targets, batch.token_weight,
+                                            batch.document_offsets, runtime.model->dtype()));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor log_probability,
+                         runtime.model->LogProbabilities(execution, *runtime.sharder, microbatch));
+  double negative_log_likelihood = 0;
+  for (int64_t t = 0; t < batch.token_weight.num_elements(); ++t) {
+    const double weight = At(batch.token_weight, t);
+    if (weight != 0) negative_log_likelihood -= weight * At(log_probability, t);
+  }
+  return BatchSums{negative_log_likelihood, batch.weight_sum,
+                   static_cast<double>(batch.real_tokens), static_cast<double>(heldout.text_bytes)};
+}
+
 absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution,
                                                  ModelRuntime& runtime) const {
-  EvaluationResult result;
-  double negative_log_likelihood = 0;
-  for (int64_t row = 0; row < reader_.num_rows(); row += rows_per_batch_) {
-    const int64_t rows = std::min(rows_per_batch_, reader_.num_rows() - row);
-    PLAIT_ASSIGN_OR_RETURN(const HeldoutBatch heldout, reader_.Read(row, rows));
-    const Batch& batch = heldout.batch;
-    PLAIT_ASSIGN_OR_RETURN(const Microbatch microbatch,
-                           Microbatch::Create(batch.tokens, batch.targets, batch.token_weight,
-                                              batch.document_offsets, runtime.model->dtype()));
-    PLAIT_ASSIGN_OR_RETURN(
-        const Tensor log_probability,
-        runtime.model->LogProbabilities(execution, *runtime.sharder, microbatch));
-    for (int64_t t = 0; t < batch.token_weight.num_elements(); ++t) {
-      const double weight = At(batch.token_weight, t);
-      if (weight != 0) negative_log_likelihood -= weight * At(log_probability, t);
-    }
-    result.weight_sum += batch.weight_sum;
-    result.tokens += batch.real_tokens;
-    result.text_bytes += heldout.text_bytes;
+  // Batch i is that of data-parallel rank i mod R, in round i / R. All take part in every round, as
+  // the gathering of weights may need them; those past the end do the last batch for nothing.
+  Communicator& ranks = runtime.mesh->data_parallel();
+  const int64_t batches = (reader_.num_rows() + rows_per_batch_ - 1) / rows_per_batch_;
+  const int64_t rounds = (batches + ranks.size() - 1) / ranks.size();
+  constexpr int64_t kColumns = std::tuple_size_v<BatchSums>;
+  Tensor own = Tensor::OnHost(DType::kF64, {rounds, kColumns});
+  for (int64_t round = 0; round < rounds; ++round) {
+    const int64_t index = round * ranks.size() + ranks.rank();
+    PLAIT_ASSIGN_OR_RETURN(const BatchSums sums,
+                           RunBatch(execution, runtime, std::min(index, batches - 1)));
+    if (index < batches) std::copy(sums.begin(), sums.end(), own.data<double>() + round * kColumns);
   }
-  if (result.weight_sum > 0) result.loss = negative_log_likelihood / result.weight_sum;
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums, SumOverLeaves(execution, ranks, own));
+  EvaluationResult result{.weight_sum = sums[1],
+                          .tokens = static_cast<int64_t>(sums[2]),
+                          .text_bytes = static_cast<int64_t>(sums[3])};
+  if (result.weight_sum > 0) result.loss = sums[0] / result.weight_sum;
   if (result.text_bytes > 0) {
-    result.bits_per_byte =
-        negative_log_likelihood / std::numbers::ln2 / static_cast<double>(result.text_bytes);
+    result.bits_per_byte = sums[0] / std::numbers::ln2 / static_cast<double>(result.text_bytes);
   }
   return result;
 }

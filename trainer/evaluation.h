@@ -4,6 +4,7 @@
 //                   are known and EOS has none
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 
@@ -34,12 +35,18 @@ class Evaluation {
   // nullptr where the folder holds nothing out. Else errors of HeldoutReader::Open.
   static absl::StatusOr<std::unique_ptr<Evaluation>> Create(const EvaluationOptions& options);
 
-  // Changes no parameter and no gradient.
+  // Collective: the batches are dealt to the data-parallel ranks. Changes no parameter and no
+  // gradient. The result is the same for any number of ranks.
   absl::StatusOr<EvaluationResult> Run(Execution& execution, ModelRuntime& runtime) const;
 
  private:
   Evaluation(HeldoutReader reader, int64_t rows_per_batch)
       : reader_(std::move(reader)), rows_per_batch_(rows_per_batch) {}
+
+  // Of one batch: negative log likelihood, weight, tokens, bytes of text.
+  using BatchSums = std::array<double, 4>;
+  absl::StatusOr<BatchSums> RunBatch(Execution& execution, ModelRuntime& runtime,
+                                     int64_t index) const;
 
   HeldoutReader reader_;
   int64_t rows_per_batch_;

@@ -70,6 +70,7 @@ Json StepJson(const StepMetrics& metrics) {
                {"model_flops_per_second", metrics.model_flops_per_second()},
                {"share_of_gemm_peak", nullptr},
                {"memory_bytes", metrics.memory_bytes},
+               {"communication_wait_seconds", metrics.communication_wait_seconds},
                {"data_wait_seconds", metrics.data_wait_seconds},
                {"step_seconds", metrics.step_seconds},
                {"tokens_per_expert", Json::object()},
@@ -118,6 +119,7 @@ absl::StatusOr<MetricsFile> MetricsFile::Open(const std::string& path, int64_t r
 }
 
 absl::Status MetricsFile::WriteLine(const std::string& line) {
+  if (file_ == nullptr) return absl::OkStatus();
   const std::string text = line + "\n";
   if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() ||
       std::fflush(file_.get()) != 0) {
@@ -152,10 +154,14 @@ absl::Status MetricsFile::WriteEvaluation(int64_t step, const EvaluationResult& 
                        .dump());
 }
 
-absl::Status MetricsFile::WriteCheckpoint(int64_t step, const std::string& folder, double seconds) {
-  return WriteLine(
-      Json({{"event", "checkpoint"}, {"step", step}, {"folder", folder}, {"seconds", seconds}})
-          .dump());
+absl::Status MetricsFile::WriteCheckpoint(int64_t step, const std::string& folder,
+                                          const std::string& parameter_digest, double seconds) {
+  return WriteLine(Json({{"event", "checkpoint"},
+                         {"step", step},
+                         {"folder", folder},
+                         {"parameter_digest", parameter_digest},
+                         {"seconds", seconds}})
+                       .dump());
 }
 
 absl::Status MetricsFile::WriteStop(int64_t step, const std::string& reason) {

@@ -3,7 +3,7 @@
 //   start       recipe_digest, parameters, seconds_since_process_start
 //   step        the fields of StepMetrics; a number that is not finite is null
 //   evaluation  loss, bits_per_byte, tokens, text_bytes, seconds
-//   checkpoint  folder, seconds
+//   checkpoint  folder, parameter_digest (parallel/parameter_digest.h), seconds
 //   stop        reason
 // The file is only appended to; a resumed run first cuts it back to the step it resumes at, so that
 // every step has one line.
@@ -30,7 +30,9 @@ struct StepMetrics {
   double data_wait_seconds = 0;
   double model_flops = 0;                 // of the step
   double gemm_peak_flops_per_second = 0;  // 0: not measured
-  int64_t memory_bytes = 0;               // peak of the process
+  int64_t memory_bytes = 0;               // peak of rank 0's process
+  double communication_wait_seconds = 0;  // that rank 0 spent waiting for other ranks
+  std::string parameter_digest;           // after the step; empty: not asked for
 
   double tokens_per_second() const { return result.counts.real_tokens / step_seconds; }
   double model_flops_per_second() const { return model_flops / step_seconds; }
@@ -41,6 +43,8 @@ std::string ConsoleLine(const StepMetrics& metrics, int64_t total_steps);
 
 class MetricsFile {
  public:
+  // One that writes nothing: of the ranks but the first.
+  static MetricsFile None() { return MetricsFile(); }
   // Keeps the lines up to `resumed_step` (0: none) and appends after them. A line cut short by a
   // killed run is dropped. Unavailable or ResourceExhausted.
   static absl::StatusOr<MetricsFile> Open(const std::string& path, int64_t resumed_step);
@@ -49,7 +53,8 @@ class MetricsFile {
                           double seconds_since_process_start);
   absl::Status WriteStep(const StepMetrics& metrics);
   absl::Status WriteEvaluation(int64_t step, const EvaluationResult& result, double seconds);
-  absl::Status WriteCheckpoint(int64_t step, const std::string& folder, double seconds);
+  absl::Status WriteCheckpoint(int64_t step, const std::string& folder,
+                               const std::string& parameter_digest, double seconds);
   absl::Status WriteStop(int64_t step, const std::string& reason);
 
  private:

@@ -18,6 +18,7 @@
 namespace plait {
 namespace {
 
+using recipe::v1::Parallel;
 using recipe::v1::Recipe;
 using recipe::v1::Trainer;
 
@@ -35,6 +36,29 @@ DType ComputeDType(const Recipe& recipe) {
 Recomputation RecomputationOf(const Recipe& recipe) {
   return recipe.trainer().recomputation() == Trainer::BLOCKS ? Recomputation::kBlocks
                                                              : Recomputation::kNone;
+}
+
+// Axes that this version's models do not know.
+absl::Status CheckAxes(const Parallel& parallel) {
+  const std::pair<const char*, int64_t> axes[] = {{"context", parallel.context()},
+                                                  {"tensor", parallel.tensor()},
+                                                  {"pipeline", parallel.pipeline()},
+                                                  {"expert", parallel.expert()}};
+  for (const auto& [name, size] : axes) {
+    if (size > 1) {
+      return absl::UnimplementedError(absl::StrCat("recipe parallel.", name, " = ", size,
+                                                   ": this version trains with replicate and "
+                                                   "shard only; set it to 1"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+SharderOptions SharderOptionsOf(const Parallel& parallel) {
+  return {.canonical = parallel.reduction() == Parallel::CANONICAL,
+          .gradient_wire =
+              parallel.gradient_wire_dtype() == Parallel::BF16 ? DType::kBf16 : DType::kF32,
+          .messages_only = parallel.transport() == Parallel::MESSAGES};
 }
 
 // The fields that the weights' meaning depends on, one a line.
@@ -70,29 +94,33 @@ std::pair<std::string, std::string> FirstDifference(const std::string& a, const 
 
 }  // namespace
 
-absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Recipe& recipe) {
+absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Recipe& recipe,
+                                                  std::shared_ptr<Communicator> world) {
   const recipe::v1::Parallel& parallel = recipe.parallel();
+  PLAIT_RETURN_IF_ERROR(CheckAxes(parallel));
   const auto size = [](int64_t value) { return value > 0 ? value : int64_t{1}; };
   ModelRuntime runtime;
   PLAIT_ASSIGN_OR_RETURN(DeviceMesh mesh,
                          DeviceMesh::Create({size(parallel.pipeline()), size(parallel.replicate()),
                                              parallel.shard(), size(parallel.context()),
                                              size(parallel.tensor()), size(parallel.expert())},
-                                            MakeSingleRankCommunicator()));
+                                            std::move(world)));
   runtime.mesh = std::make_unique<DeviceMesh>(std::move(mesh));
   PLAIT_ASSIGN_OR_RETURN(const ModelShape shape, ModelShape::FromRecipe(recipe.model()));
   runtime.model = LanguageModel::Create(shape, ComputeDType(recipe), RecomputationOf(recipe));
-  PLAIT_ASSIGN_OR_RETURN(
-      runtime.sharder, ParameterSharder::Create(execution, *runtime.mesh, runtime.model->Units()));
+  PLAIT_ASSIGN_OR_RETURN(runtime.sharder,
+                         ParameterSharder::Create(execution, *runtime.mesh, runtime.model->Units(),
+                                                  SharderOptionsOf(parallel)));
   return runtime;
 }
 
-absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const Recipe& recipe) {
+absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const Recipe& recipe, int fair_threads) {
   if (recipe.trainer().device() == Trainer::CUDA) {
     return absl::InvalidArgumentError(
         "recipe trainer.device = CUDA: this plait trains on the CPU; use AUTO or CPU");
   }
-  return ExecutionOptions{.num_threads = static_cast<int>(recipe.trainer().threads_per_rank())};
+  const auto threads = static_cast<int>(recipe.trainer().threads_per_rank());
+  return ExecutionOptions{.num_threads = threads > 0 ? threads : fair_threads};
 }
 
 std::string ModelDigest(const Recipe& recipe) {
@@ -119,8 +147,7 @@ absl::Status LoadWeights(const CheckpointReader& checkpoint, const Recipe& recip
   NamedState state;
   sharder.AppendState(state);
   PLAIT_RETURN_IF_ERROR(checkpoint.Load(UnaskedTensors::kIgnore, state));
-  sharder.RefreshComputeValues();
-  return absl::OkStatus();
+  return sharder.RefreshComputeValues();
 }
 
 }  // namespace plait

@@ -10,6 +10,7 @@
 #include "base/execution.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "model/language_model.h"
+#include "parallel/communicator.h"
 #include "parallel/device_mesh.h"
 #include "parallel/parameter_sharder.h"
 
@@ -24,13 +25,18 @@ struct ModelRuntime {
   std::unique_ptr<LanguageModel> model;
   std::unique_ptr<ParameterSharder> sharder;  // uses the model's parameters
 
-  // recipe: resolved and valid. Parameters are zero until Initialize or LoadWeights.
-  static absl::StatusOr<ModelRuntime> Create(Execution& execution,
-                                             const recipe::v1::Recipe& recipe);
+  // Collective. recipe: resolved and valid. Parameters are zero until Initialize or LoadWeights.
+  // InvalidArgument where the mesh does not make the world; Unimplemented for axes this version
+  // does not have.
+  static absl::StatusOr<ModelRuntime> Create(
+      Execution& execution, const recipe::v1::Recipe& recipe,
+      std::shared_ptr<Communicator> world = MakeSingleRankCommunicator());
 };
 
-// What the recipe says about threads. InvalidArgument where it asks for a device that is not there.
-absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const recipe::v1::Recipe& recipe);
+// What the recipe says about threads; fair_threads (parallel/host_share.h) where it says nothing.
+// InvalidArgument where it asks for a device that is not there.
+absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const recipe::v1::Recipe& recipe,
+                                                     int fair_threads = 0);
 
 // XXH3-128 of everything that the meaning of the weights depends on: shape, pattern, heads, norms;
 // not losses and initialisation.

@@ -69,7 +69,7 @@ absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
   PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options, ExecutionOptionsFor(recipe));
   Execution execution(execution_options);
   PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe));
-  runtime.model->Initialize(*runtime.sharder, recipe.seed());
+  PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
   PLAIT_ASSIGN_OR_RETURN(const auto optimizer, AdamW::Create(execution, recipe.optim().adamw(),
                                                              runtime.sharder->sharded()));
   const PretrainingObjective objective;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -23,6 +24,9 @@
 #include "kernels/gemm_peak.h"
 #include "optim/adamw.h"
 #include "optim/learning_rate_schedule.h"
+#include "parallel/host_share.h"
+#include "parallel/parameter_digest.h"
+#include "parallel/status_agreement.h"
 #include "recipes/parameter_count.h"
 #include "recipes/recipe_digest.h"
 #include "recipes/schema/recipe.pb.h"
@@ -102,7 +106,7 @@ struct Trainer::State {
   std::unique_ptr<TrainingStep> training_step;
   std::unique_ptr<Evaluation> evaluation;  // absent: nothing is held out
   std::unique_ptr<CheckpointWriter> writer;
-  std::unique_ptr<MetricsFile> metrics;
+  MetricsFile metrics = MetricsFile::None();  // rank 0's writes
   ParameterCount parameters;
   double gemm_peak_flops_per_second = 0;
 
@@ -110,14 +114,19 @@ struct Trainer::State {
   int64_t tokens = 0;
   int64_t skipped_steps = 0;
   int64_t saved_step = -1;
+  bool is_resumed = false;
   double loss = 0;
   std::string checkpoint;
 
+  bool is_first() const { return options.world->rank() == 0; }
+  std::string metrics_path() const { return absl::StrCat(options.output, "/metrics.jsonl"); }
   std::string checkpoints_folder() const { return absl::StrCat(options.output, "/checkpoints"); }
 
   absl::Status OpenData();
   absl::Status BuildModel();
+  absl::Status FindStart(std::optional<CheckpointReader>& reader);
   absl::Status StartOrResume();
+  absl::Status OpenRunFolder();
   absl::Status Restore(const CheckpointReader& reader);
   NamedState SavedState();
 
@@ -148,7 +157,7 @@ absl::Status Trainer::State::OpenData() {
 }
 
 absl::Status Trainer::State::BuildModel() {
-  PLAIT_ASSIGN_OR_RETURN(runtime, ModelRuntime::Create(execution, recipe));
+  PLAIT_ASSIGN_OR_RETURN(runtime, ModelRuntime::Create(execution, recipe, options.world));
   PLAIT_ASSIGN_OR_RETURN(
       optimizer, AdamW::Create(execution, recipe.optim().adamw(), runtime.sharder->sharded()));
   training_step = std::make_unique<TrainingStep>(execution, runtime, *optimizer, objective,
@@ -160,39 +169,55 @@ absl::Status Trainer::State::BuildModel() {
   return absl::OkStatus();
 }
 
-absl::Status Trainer::State::StartOrResume() {
-  const std::string metrics_path = absl::StrCat(options.output, "/metrics.jsonl");
+// The checkpoint that the run starts from: its own newest one where it is resumed, else the
+// recipe's; absent where there is none.
+absl::Status Trainer::State::FindStart(std::optional<CheckpointReader>& reader) {
   PLAIT_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(checkpoints_folder()));
-  if (!options.resume && (!entries.empty() || std::filesystem::exists(metrics_path))) {
+  if (!options.resume && (!entries.empty() || std::filesystem::exists(metrics_path()))) {
     return absl::FailedPreconditionError(absl::StrCat(
         options.output, ": holds a run already; go on with --resume or take another --output"));
   }
   if (options.resume && entries.empty())
     LogInfo(absl::StrCat(options.output, ": holds no checkpoint; the run begins at step 0"));
-  if (!entries.empty()) {
-    std::vector<RejectedCheckpoint> rejected;
-    auto reader = OpenNewestCheckpoint(checkpoints_folder(), &rejected);
-    for (const RejectedCheckpoint& bad : rejected)
-      LogWarning(absl::StrCat("passed over: ", bad.reason));
-    PLAIT_RETURN_IF_ERROR(reader.status());
-    PLAIT_RETURN_IF_ERROR(Restore(*reader));
-  } else if (!recipe.trainer().initial_checkpoint().empty()) {
-    std::vector<RejectedCheckpoint> rejected;
-    PLAIT_ASSIGN_OR_RETURN(const CheckpointReader reader,
-                           OpenCheckpointOrRun(recipe.trainer().initial_checkpoint(), &rejected));
-    PLAIT_RETURN_IF_ERROR(LoadWeights(reader, recipe, *runtime.sharder));
+  is_resumed = !entries.empty();
+  const std::string& initial = recipe.trainer().initial_checkpoint();
+  if (!is_resumed && initial.empty()) return absl::OkStatus();
+  std::vector<RejectedCheckpoint> rejected;
+  auto opened = is_resumed ? OpenNewestCheckpoint(checkpoints_folder(), &rejected)
+                           : OpenCheckpointOrRun(initial, &rejected);
+  for (const RejectedCheckpoint& bad : rejected) {
+    LogWarning(absl::StrCat("passed over: ", bad.reason));
+  }
+  PLAIT_RETURN_IF_ERROR(opened.status());
+  reader = *std::move(opened);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::State::StartOrResume() {
+  std::optional<CheckpointReader> reader;
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, FindStart(reader)));
+  if (!reader) {
+    PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
+  } else if (is_resumed) {
+    PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, Restore(*reader)));
+    PLAIT_RETURN_IF_ERROR(runtime.sharder->RefreshComputeValues());
   } else {
-    runtime.model->Initialize(*runtime.sharder, recipe.seed());
+    PLAIT_RETURN_IF_ERROR(LoadWeights(*reader, recipe, *runtime.sharder));
   }
   // Only now: whatever was wrong before leaves no folder behind.
+  PLAIT_RETURN_IF_ERROR(
+      AgreeOnStatus(*options.world, is_first() ? OpenRunFolder() : absl::OkStatus()));
+  return writer->RemoveLeftovers();
+}
+
+// Rank 0 keeps the run's own files.
+absl::Status Trainer::State::OpenRunFolder() {
   std::error_code error;
   std::filesystem::create_directories(options.output, error);
   if (error) return SystemError(options.output, "cannot be made", error.value());
-  PLAIT_RETURN_IF_ERROR(writer->RemoveLeftovers());
   PLAIT_RETURN_IF_ERROR(
       WriteFileDurably(absl::StrCat(options.output, "/recipe.textproto"), RecipeText(recipe)));
-  PLAIT_ASSIGN_OR_RETURN(MetricsFile file, MetricsFile::Open(metrics_path, step));
-  metrics = std::make_unique<MetricsFile>(std::move(file));
+  PLAIT_ASSIGN_OR_RETURN(metrics, MetricsFile::Open(metrics_path(), step));
   return absl::OkStatus();
 }
 
@@ -218,7 +243,6 @@ absl::Status Trainer::State::Restore(const CheckpointReader& reader) {
                      " was trained on; resume on the data the run began with"));
   }
   PLAIT_RETURN_IF_ERROR(optimizer->RestoreScalars(state));
-  runtime.sharder->RefreshComputeValues();
   if (description.recipe_digest != RecipeDigest(recipe)) {
     LogWarning(absl::StrCat("the recipe is not the one that ", reader.folder(),
                             " was saved with: the run goes on with other settings"));
@@ -270,6 +294,7 @@ absl::Status Trainer::State::RunStage(const Position& start, bool* stopped) {
 absl::Status Trainer::State::RunStep(PrefetchingLoader& loader, const Stage& stage,
                                      double learning_rate) {
   const Clock::time_point start = Clock::now();
+  const int64_t waited = options.world->ledger().waited_nanoseconds();
   PLAIT_ASSIGN_OR_RETURN(const std::vector<Batch> microbatches, loader.NextStep());
   StepMetrics step_metrics;
   PLAIT_ASSIGN_OR_RETURN(step_metrics.result, training_step->Run(microbatches, learning_rate));
@@ -281,6 +306,8 @@ absl::Status Trainer::State::RunStep(PrefetchingLoader& loader, const Stage& sta
   step_metrics.model_flops =
       step_metrics.result.counts.real_tokens * ModelFlopsPerToken(parameters, stage.row_tokens());
   step_metrics.memory_bytes = PeakResidentBytes();
+  step_metrics.communication_wait_seconds =
+      1e-9 * static_cast<double>(options.world->ledger().waited_nanoseconds() - waited);
   return FinishStep(step_metrics);
 }
 
@@ -295,7 +322,12 @@ absl::Status Trainer::State::FinishStep(const StepMetrics& step_metrics) {
   // Not before the first step, which should come soon, and not in a run too short to log.
   if (step % every == 0) PLAIT_RETURN_IF_ERROR(MeasurePeak());
   complete.gemm_peak_flops_per_second = gemm_peak_flops_per_second;
-  PLAIT_RETURN_IF_ERROR(metrics->WriteStep(complete));
+  if (const int64_t digests = recipe.debug().parameter_digest_every_steps();
+      digests > 0 && step % digests == 0) {
+    PLAIT_ASSIGN_OR_RETURN(complete.parameter_digest,
+                           ParameterDigest(*runtime.mesh, runtime.sharder->sharded()));
+  }
+  PLAIT_RETURN_IF_ERROR(metrics.WriteStep(complete));
   if (log) LogInfo(ConsoleLine(complete, TotalSteps(recipe)));
   if (result.not_finite.empty()) return absl::OkStatus();
 
@@ -307,7 +339,7 @@ absl::Status Trainer::State::FinishStep(const StepMetrics& step_metrics) {
                             " skipped so far"));
     return absl::OkStatus();
   }
-  PLAIT_RETURN_IF_ERROR(metrics->WriteStop(step, what));
+  PLAIT_RETURN_IF_ERROR(metrics.WriteStop(step, what));
   return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
                           what,
                           "; no update was made. Lower the learning rate, or skip such steps with "
@@ -332,7 +364,7 @@ absl::Status Trainer::State::Evaluate() {
   const double seconds = SecondsSince(start);
   LogInfo(absl::StrFormat("step %d held out: loss %.4f, %.4f bits per byte over %d bytes, %.1f s",
                           step, result.loss, result.bits_per_byte, result.text_bytes, seconds));
-  return metrics->WriteEvaluation(step, result, seconds);
+  return metrics.WriteEvaluation(step, result, seconds);
 }
 
 absl::Status Trainer::State::Save() {
@@ -351,16 +383,26 @@ absl::Status Trainer::State::Save() {
   saved_step = step;
   const double seconds = SecondsSince(start);
   LogInfo(absl::StrFormat("step %d saved: %s, %.2f s", step, checkpoint, seconds));
-  return metrics->WriteCheckpoint(step, checkpoint, seconds);
+  PLAIT_ASSIGN_OR_RETURN(const std::string digest,
+                         ParameterDigest(*runtime.mesh, runtime.sharder->sharded()));
+  return metrics.WriteCheckpoint(step, checkpoint, digest, seconds);
 }
 
 absl::Status Trainer::State::MeasurePeak() {
   if (gemm_peak_flops_per_second > 0 || runtime.model->dtype() == DType::kF64)
     return absl::OkStatus();
   constexpr double kSecondsPerShape = 0.02;
+  // All ranks at once: they share caches and memory.
+  Communicator& world = *options.world;
+  PLAIT_RETURN_IF_ERROR(world.Barrier());
   PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak,
                          MeasureGemmPeak(execution, runtime.model->dtype(), kSecondsPerShape));
-  gemm_peak_flops_per_second = peak.best_flops_per_second;
+  double sum = peak.best_flops_per_second;
+  PLAIT_ASSIGN_OR_RETURN(
+      const Event summed,
+      world.AllReduce(execution.communication(), {&sum, DType::kF64, 1}, ReduceOperation::kSum));
+  PLAIT_RETURN_IF_ERROR(summed.Synchronize());
+  gemm_peak_flops_per_second = sum;
   return absl::OkStatus();
 }
 
@@ -372,7 +414,7 @@ absl::StatusOr<bool> Trainer::State::ShouldStop(StopReason* reason) {
   PLAIT_ASSIGN_OR_RETURN(const Event agreed,
                          runtime.mesh->world().AllReduce(execution.communication(), flag.vector(),
                                                          ReduceOperation::kMax));
-  agreed.Synchronize();
+  PLAIT_RETURN_IF_ERROR(agreed.Synchronize());
   const int64_t stop_after = recipe.debug().stop_after_steps();
   *reason = flag.data<double>()[0] > 0 ? StopReason::kRequested : StopReason::kStopAfter;
   return *reason == StopReason::kRequested || (stop_after > 0 && step >= stop_after);
@@ -384,9 +426,17 @@ ParameterSharder& Trainer::sharder() { return *state_->runtime.sharder; }
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Recipe& recipe,
                                                          const TrainerOptions& options) {
-  PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options, ExecutionOptionsFor(recipe));
-  auto state = std::make_unique<State>(recipe, options, execution_options);
-  PLAIT_RETURN_IF_ERROR(state->OpenData());
+  TrainerOptions complete = options;
+  if (complete.world == nullptr) complete.world = MakeSingleRankCommunicator();
+  Communicator& world = *complete.world;
+  PLAIT_RETURN_IF_ERROR(CheckSameText(world, "the recipe", RecipeText(recipe)));
+  PLAIT_ASSIGN_OR_RETURN(const HostShare host, ShareOfHost(world));
+  PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options,
+                         ExecutionOptionsFor(recipe, host.fair_threads));
+  world.ledger().set_check(recipe.debug().check_collectives());
+  auto state = std::make_unique<State>(recipe, complete, execution_options);
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, state->OpenData()));
+  PLAIT_RETURN_IF_ERROR(CheckSameText(world, "the data", state->source->fingerprint()));
   PLAIT_RETURN_IF_ERROR(state->BuildModel());
   PLAIT_RETURN_IF_ERROR(state->StartOrResume());
   return std::unique_ptr<Trainer>(new Trainer(std::move(state)));
@@ -395,10 +445,12 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Recipe& recipe,
 absl::StatusOr<RunResult> Trainer::Run() {
   State& run = *state_;
   const double ready_seconds = SecondsSinceProcessStart();
-  LogInfo(absl::StrFormat("%d parameters, %d threads, ready %.2f s after the process started",
-                          run.parameters.total, run.execution.num_threads(), ready_seconds));
-  PLAIT_RETURN_IF_ERROR(run.metrics->WriteStart(run.step, RecipeDigest(run.recipe),
-                                                run.parameters.total, ready_seconds));
+  LogInfo(absl::StrFormat(
+      "%d parameters, %d rank%s of %d threads, ready %.2f s after the process started",
+      run.parameters.total, run.options.world->size(), run.options.world->size() == 1 ? "" : "s",
+      run.execution.num_threads(), ready_seconds));
+  PLAIT_RETURN_IF_ERROR(run.metrics.WriteStart(run.step, RecipeDigest(run.recipe),
+                                               run.parameters.total, ready_seconds));
   if (run.step == 0) PLAIT_RETURN_IF_ERROR(run.Evaluate());
 
   RunResult result;
@@ -413,7 +465,7 @@ absl::StatusOr<RunResult> Trainer::Run() {
     result.reason = StopReason::kFinished;
   }
   const char* const reasons[] = {"finished", "debug.stop_after_steps", "requested"};
-  PLAIT_RETURN_IF_ERROR(run.metrics->WriteStop(run.step, reasons[static_cast<int>(result.reason)]));
+  PLAIT_RETURN_IF_ERROR(run.metrics.WriteStop(run.step, reasons[static_cast<int>(result.reason)]));
   result.step = run.step;
   result.checkpoint = run.checkpoint;
   result.loss = run.loss;

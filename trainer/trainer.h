@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "parallel/communicator.h"
 #include "parallel/parameter_sharder.h"
 
 namespace plait {
@@ -28,6 +29,8 @@ struct TrainerOptions {
   // Set (by a signal handler, say) to stop with a checkpoint at the next step boundary. Outlives
   // the trainer; may be absent.
   const std::atomic<bool>* stop_requested = nullptr;
+  // All ranks of the run; absent: one.
+  std::shared_ptr<Communicator> world;
 };
 
 enum class StopReason {
@@ -45,6 +48,7 @@ struct RunResult {
 
 class Trainer {
  public:
+  // Collective; failures are agreed on by all ranks (parallel/status_agreement.h).
   // recipe: resolved and valid. Opens the data, builds the model, and initialises it or loads the
   // checkpoint. FailedPrecondition where the folder holds a run and resume is off, where data or
   // tokenizer are not those of the checkpoint, or where the checkpoint is past the recipe's last

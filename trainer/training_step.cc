@@ -1,21 +1,52 @@
 #include "trainer/training_step.h"
 
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "optim/finite_agreement.h"
 #include "optim/gradient_clipping.h"
+#include "trainer/leaf_sums.h"
 
 namespace plait {
 namespace {
 
-// Sums over the ranks that see different data, in place.
-absl::Status AllReduceSum(Execution& execution, const DeviceMesh& mesh, Tensor& values) {
-  PLAIT_ASSIGN_OR_RETURN(const Event reduced,
-                         mesh.data_parallel().AllReduce(execution.communication(), values.vector(),
-                                                        ReduceOperation::kSum));
-  reduced.Synchronize();
+// Every rank's numbers in one array: sums first, then maxima.
+absl::Status ReduceWatch(Execution& execution, Communicator& ranks, ActivationWatch& watch) {
+  if (ranks.size() == 1) return absl::OkStatus();
+  std::vector<double> sums, maxima;
+  for (const BlockActivations& block : watch.blocks) {
+    sums.insert(sums.end(), {block.square_sum, block.elements});
+    maxima.push_back(block.absolute_max);
+  }
+  for (const ExpertActivations& layer : watch.experts) {
+    sums.insert(sums.end(), layer.tokens.begin(), layer.tokens.end());
+    sums.insert(sums.end(), layer.square_sum.begin(), layer.square_sum.end());
+    maxima.insert(maxima.end(), layer.absolute_max.begin(), layer.absolute_max.end());
+  }
+  for (auto [values, operation] :
+       {std::pair(&sums, ReduceOperation::kSum), std::pair(&maxima, ReduceOperation::kMax)}) {
+    PLAIT_ASSIGN_OR_RETURN(
+        const Event reduced,
+        ranks.AllReduce(execution.communication(),
+                        {values->data(), DType::kF64, static_cast<int64_t>(values->size())},
+                        operation));
+    PLAIT_RETURN_IF_ERROR(reduced.Synchronize());
+  }
+  const double* sum = sums.data();
+  const double* maximum = maxima.data();
+  for (BlockActivations& block : watch.blocks) {
+    block.square_sum = *sum++;
+    block.elements = *sum++;
+    block.absolute_max = *maximum++;
+  }
+  for (ExpertActivations& layer : watch.experts) {
+    for (int64_t& tokens : layer.tokens) tokens = static_cast<int64_t>(*sum++);
+    for (double& square_sum : layer.square_sum) square_sum = *sum++;
+    for (double& absolute_max : layer.absolute_max) absolute_max = *maximum++;
+  }
   return absl::OkStatus();
 }
 
@@ -32,6 +63,7 @@ absl::StatusOr<StepResult> TrainingStep::Run(std::span<const Batch> microbatches
 
   // 2. Forward and backward of every microbatch; gradients add up.
   sharder.ZeroGradients();
+  std::vector<MicrobatchLosses> all_losses;
   for (size_t j = 0; j < microbatches.size(); ++j) {
     const Batch& batch = microbatches[j];
     PLAIT_ASSIGN_OR_RETURN(const Microbatch microbatch,
@@ -40,16 +72,13 @@ absl::StatusOr<StepResult> TrainingStep::Run(std::span<const Batch> microbatches
     absl::StatusOr<MicrobatchLosses> losses =
         objective_.LossAndGradient(execution_, model, sharder, microbatch, result.counts);
     if (!losses.ok()) return Annotate(losses.status(), absl::StrCat("microbatch ", j));
-    result.language_model_loss += losses->language_model;
-    result.balance_loss += losses->balance;
-    result.z_loss += losses->z;
-    result.activation_loss += losses->activation;
-    result.watch.Merge(losses->watch);
+    losses->log_probability = Tensor();
+    all_losses.push_back(*std::move(losses));
   }
 
   // 3. Reductions that are still on their way, and the step's losses.
   PLAIT_RETURN_IF_ERROR(sharder.FinishGradients(execution_));
-  PLAIT_RETURN_IF_ERROR(ReduceLosses(result));
+  PLAIT_RETURN_IF_ERROR(ReduceLosses(all_losses, result));
 
   // 4. Either all ranks update or none does.
   PLAIT_ASSIGN_OR_RETURN(const GradientNorm norm,
@@ -65,32 +94,44 @@ absl::StatusOr<StepResult> TrainingStep::Run(std::span<const Batch> microbatches
   }
   if (!result.not_finite.empty()) return result;
 
-  // 5. Clip and update; the optimizer refreshes the compute weights with the masters.
+  // 5. Clip and update; the optimizer refreshes the compute weights with the masters, and from
+  // here on every rank reads the new ones.
   const double scale = ClipCoefficient(norm.norm, gradient_clip_norm_);
   PLAIT_RETURN_IF_ERROR(optimizer_.Step(execution_, learning_rate, scale));
+  PLAIT_RETURN_IF_ERROR(sharder.PublishValues());
   return result;
 }
 
 absl::StatusOr<StepCounts> TrainingStep::ReduceCounts(std::span<const Batch> microbatches) {
-  Tensor counts = Tensor::OnHost(DType::kF64, {2});
+  Tensor counts = Tensor::OnHost(DType::kF64, {static_cast<int64_t>(microbatches.size()), 2});
+  double* next = counts.data<double>();
   for (const Batch& batch : microbatches) {
-    counts.data<double>()[0] += batch.weight_sum;
-    counts.data<double>()[1] += static_cast<double>(batch.real_tokens);
+    *next++ = batch.weight_sum;
+    *next++ = static_cast<double>(batch.real_tokens);
   }
-  PLAIT_RETURN_IF_ERROR(AllReduceSum(execution_, *runtime_.mesh, counts));
-  return StepCounts{.weight_sum = counts.data<double>()[0],
-                    .real_tokens = counts.data<double>()[1]};
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums,
+                         SumOverLeaves(execution_, runtime_.mesh->data_parallel(), counts));
+  return StepCounts{.weight_sum = sums[0], .real_tokens = sums[1]};
 }
 
-absl::Status TrainingStep::ReduceLosses(StepResult& result) {
-  Tensor losses = Tensor::FromValues<double>({4}, {result.language_model_loss, result.balance_loss,
-                                                   result.z_loss, result.activation_loss});
-  PLAIT_RETURN_IF_ERROR(AllReduceSum(execution_, *runtime_.mesh, losses));
-  result.language_model_loss = losses.data<double>()[0];
-  result.balance_loss = losses.data<double>()[1];
-  result.z_loss = losses.data<double>()[2];
-  result.activation_loss = losses.data<double>()[3];
-  return absl::OkStatus();
+absl::Status TrainingStep::ReduceLosses(std::span<const MicrobatchLosses> losses,
+                                        StepResult& result) {
+  Tensor values = Tensor::OnHost(DType::kF64, {static_cast<int64_t>(losses.size()), 4});
+  double* next = values.data<double>();
+  for (const MicrobatchLosses& leaf : losses) {
+    *next++ = leaf.language_model;
+    *next++ = leaf.balance;
+    *next++ = leaf.z;
+    *next++ = leaf.activation;
+    result.watch.Merge(leaf.watch);
+  }
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums,
+                         SumOverLeaves(execution_, runtime_.mesh->data_parallel(), values));
+  result.language_model_loss = sums[0];
+  result.balance_loss = sums[1];
+  result.z_loss = sums[2];
+  result.activation_loss = sums[3];
+  return ReduceWatch(execution_, runtime_.mesh->data_parallel(), result.watch);
 }
 
 }  // namespace plait

@@ -22,7 +22,7 @@ struct StepResult {
   double z_loss = 0;
   double activation_loss = 0;
   double gradient_norm = 0;  // before clipping
-  ActivationWatch watch;     // of this rank's microbatches
+  ActivationWatch watch;     // of all microbatches and ranks
   // Empty where everything was finite; else what was not: a parameter's gradient, or "loss". No
   // update was made then, on no rank.
   std::string not_finite;
@@ -46,7 +46,7 @@ class TrainingStep {
 
  private:
   absl::StatusOr<StepCounts> ReduceCounts(std::span<const Batch> microbatches);
-  absl::Status ReduceLosses(StepResult& result);
+  absl::Status ReduceLosses(std::span<const MicrobatchLosses> losses, StepResult& result);
 
   Execution& execution_;
   ModelRuntime& runtime_;

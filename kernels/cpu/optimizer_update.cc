@@ -100,15 +100,13 @@ double SquareSum(const float* x, int64_t size) {
 }
 
 void SquaredNormAny(const SquaredNormArgs& args, int num_threads) {
-  const int64_t tiles = (args.x.size + kTile - 1) / kTile;
-  std::vector<double> sums(static_cast<size_t>(tiles));
+  double* sums = args.tile_sums.as<double>();
 #pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (int64_t tile = 0; tile < tiles; ++tile) {
-    const int64_t begin = tile * kTile;
-    sums[tile] = SquareSum(args.x.as<float>() + begin, std::min(kTile, args.x.size - begin));
+  for (int64_t tile = 0; tile < args.tile_sums.size; ++tile) {
+    const int64_t begin = tile * kSquaredNormTile;
+    sums[tile] =
+        SquareSum(args.x.as<float>() + begin, std::min(kSquaredNormTile, args.x.size - begin));
   }
-  *args.sum = 0;
-  for (const double sum : sums) *args.sum += sum;
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

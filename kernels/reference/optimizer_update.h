@@ -30,9 +30,14 @@ inline absl::Status AdamWUpdate(Execution&, const AdamWUpdateArgs& args) {
 }
 
 inline absl::Status SquaredNorm(Execution&, const SquaredNormArgs& args) {
-  double sum = 0;
-  for (int64_t i = 0; i < args.x.size; ++i) sum += Get(args.x, i) * Get(args.x, i);
-  *args.sum = sum;
+  for (int64_t tile = 0; tile < args.tile_sums.size; ++tile) {
+    const int64_t begin = tile * kSquaredNormTile;
+    double sum = 0;
+    for (int64_t i = begin; i < std::min(args.x.size, begin + kSquaredNormTile); ++i) {
+      sum += Get(args.x, i) * Get(args.x, i);
+    }
+    args.tile_sums.as<double>()[tile] = sum;
+  }
   return absl::OkStatus();
 }
 

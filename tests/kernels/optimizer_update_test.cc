@@ -206,33 +206,47 @@ TEST(AdamWUpdateTest, RejectsBadArguments) {
       StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("gradient: expected width 8, got 7")));
 }
 
+Tensor TileSums(Execution& execution, const Tensor& x) {
+  Tensor sums = Tensor::OnHost(DType::kF64, {(x.num_elements() + 127) / 128});
+  EXPECT_OK(SquaredNorm(execution, {.x = x.vector(), .tile_sums = sums.vector()}));
+  return sums;
+}
+
 TEST(SquaredNormTest, ImplementationsAgreeWithTheReference) {
   ForEachSimdTarget([] {
     Execution execution({.num_threads = 2});
-    for (const int64_t elements : {0, 1, 7, 64, 129, 100003}) {
+    for (const int64_t elements : {1, 7, 64, 128, 129, 100003}) {
       const Tensor x = UniformTensor({elements}, 1, DType::kF32);
-      double expected = 0;
-      ASSERT_OK(reference::SquaredNorm(execution, {.x = x.vector(), .sum = &expected}));
+      const int64_t tiles = (elements + 127) / 128;
+      Tensor expected = Tensor::OnHost(DType::kF64, {tiles});
+      ASSERT_OK(reference::SquaredNorm(execution,
+                                       {.x = x.vector(), .tile_sums = expected.vector()}));
       for (const auto& implementation : SquaredNormImplementations()) {
         SCOPED_TRACE(implementation.name);
-        double found = -1;
-        const SquaredNormArgs args = {.x = x.vector(), .sum = &found};
+        Tensor found = Tensor::OnHost(DType::kF64, {tiles});
+        const SquaredNormArgs args = {.x = x.vector(), .tile_sums = found.vector()};
         if (!implementation.accepts(args).empty()) continue;
         ASSERT_OK(implementation.run(execution, args));
-        // Positive terms: one rounding a term, both ways.
-        EXPECT_NEAR(found, expected, 2 * 0x1.0p-53 * static_cast<double>(elements) * expected);
+        for (int64_t i = 0; i < tiles; ++i) {
+          // Positive terms: one rounding a term, both ways.
+          const double exact = expected.data<double>()[i];
+          EXPECT_NEAR(found.data<double>()[i], exact, 2 * 0x1.0p-53 * 128 * exact);
+        }
       }
     }
   });
 }
 
-TEST(SquaredNormTest, ThreadsDoNotChangeBits) {
+TEST(SquaredNormTest, NeitherThreadsNorCutsChangeBits) {
   const Tensor x = UniformTensor({200003}, 1, DType::kF32);
   Execution one({.num_threads = 1}), three({.num_threads = 3});
-  double a = 0, b = 0;
-  ASSERT_OK(SquaredNorm(one, {.x = x.vector(), .sum = &a}));
-  ASSERT_OK(SquaredNorm(three, {.x = x.vector(), .sum = &b}));
-  EXPECT_EQ(a, b);
+  const Tensor a = TileSums(one, x);
+  const Tensor b = TileSums(three, x);
+  const Tensor tail = TileSums(one, x.Flat(1000 * 128, {200003 - 1000 * 128}));
+  for (int64_t i = 0; i < a.num_elements(); ++i) {
+    EXPECT_EQ(a.data<double>()[i], b.data<double>()[i]);
+    if (i >= 1000) EXPECT_EQ(a.data<double>()[i], tail.data<double>()[i - 1000]);
+  }
 }
 
 TEST(SquaredNormTest, NumbersThatAreNotFinitePropagate) {
@@ -244,9 +258,9 @@ TEST(SquaredNormTest, NumbersThatAreNotFinitePropagate) {
       for (const int64_t position : {0, 70000, 99999}) {
         Tensor x = UniformTensor({100000}, 1, DType::kF32);
         x.data<float>()[position] = bad;
-        double sum = 0;
-        ASSERT_OK(SquaredNorm(execution, {.x = x.vector(), .sum = &sum}));
-        EXPECT_FALSE(std::isfinite(sum)) << bad << " at " << position;
+        const Tensor sums = TileSums(execution, x);
+        EXPECT_FALSE(std::isfinite(sums.data<double>()[position / 128]))
+            << bad << " at " << position;
       }
     }
   });
@@ -257,8 +271,7 @@ TEST(SquaredNormTest, LargeFiniteNumbersStayFinite) {
   ForEachSimdTarget([] {
     Execution execution;
     const Tensor x = Tensor::FromValues<float>({2}, {1e30f, 1e30f});
-    double sum = 0;
-    ASSERT_OK(SquaredNorm(execution, {.x = x.vector(), .sum = &sum}));
+    const double sum = TileSums(execution, x).data<double>()[0];
     EXPECT_NEAR(sum, 2e60, 1e54);
   });
 }
@@ -267,7 +280,7 @@ TEST(SquaredNormTest, RejectsAMissingResult) {
   Execution execution;
   const Tensor x = UniformTensor({8}, 1, DType::kF32);
   EXPECT_THAT(SquaredNorm(execution, {.x = x.vector()}),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("sum: no data")));
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tile_sums: ")));
 }
 
 }  // namespace

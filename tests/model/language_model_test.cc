@@ -28,11 +28,11 @@ void ExpectGradientsMatch(const ModelShape& shape, Recomputation recomputation) 
     // Routing is piecewise constant: with these seeds no difference of 1e-6 crosses a boundary.
     ExpectGradientMatches(parameter.name, parameter.master, parameter.gradient.Clone(),
                           [&] {
-                            m.sharder->RefreshComputeValues();
+                            EXPECT_OK(m.sharder->RefreshComputeValues());
                             return TotalLoss(m, microbatch, counts);
                           },
                           {.step = 1e-6, .relative = 1e-7});
-    m.sharder->RefreshComputeValues();
+    EXPECT_OK(m.sharder->RefreshComputeValues());
   }
 }
 

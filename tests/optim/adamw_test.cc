@@ -129,7 +129,7 @@ TEST(AdamWTest, ResumeContinuesBitForBit) {
   }
   loaded.integers = saved.integers;
   ASSERT_OK(adamw_resumed->RestoreScalars(loaded));
-  resumed.sharder().RefreshComputeValues();
+  ASSERT_OK(resumed.sharder().RefreshComputeValues());
   run(resumed, *adamw_resumed, 5, 9);
 
   NamedState a, b;

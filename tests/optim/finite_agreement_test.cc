@@ -2,49 +2,11 @@
 
 #include <limits>
 
+#include "parallel/local_communicator.h"
 #include "tests/optim/optimizer_fixture.h"
 
 namespace plait {
 namespace {
-
-// Another rank's share of a maximum: what a second rank would have contributed.
-class TwoRanks final : public Communicator {
- public:
-  explicit TwoRanks(int64_t other) : other_(other) {}
-  int rank() const override { return 0; }
-  int size() const override { return 2; }
-  absl::StatusOr<Event> AllReduce(Stream& stream, VectorView buffer,
-                                  ReduceOperation operation) override {
-    EXPECT_EQ(operation, ReduceOperation::kMax);
-    EXPECT_EQ(buffer.size, 1);
-    *buffer.as<int64_t>() = std::max(*buffer.as<int64_t>(), other_);
-    return stream.Record();
-  }
-  absl::StatusOr<Event> AllGather(Stream& stream, ConstVectorView, VectorView) override {
-    return stream.Record();
-  }
-  absl::StatusOr<Event> ReduceScatter(Stream& stream, ConstVectorView, VectorView) override {
-    return stream.Record();
-  }
-  absl::StatusOr<Event> Broadcast(Stream& stream, VectorView, int) override {
-    return stream.Record();
-  }
-  absl::StatusOr<Event> AllToAll(Stream& stream, ConstVectorView, std::span<const int64_t>,
-                                 VectorView, std::span<const int64_t>) override {
-    return stream.Record();
-  }
-  absl::StatusOr<Event> Send(Stream& stream, ConstVectorView, int) override {
-    return stream.Record();
-  }
-  absl::StatusOr<Event> Receive(Stream& stream, VectorView, int) override {
-    return stream.Record();
-  }
-  absl::Status Barrier() override { return absl::OkStatus(); }
-  void Abort(std::string_view) override {}
-
- private:
-  int64_t other_;
-};
 
 FiniteAgreement Agree(SmallModel& model, Communicator& world) {
   const auto norm = GlobalGradientNorm(model.execution(), model.mesh(), model.parameters());
@@ -80,12 +42,17 @@ TEST(FiniteAgreementTest, NamesTheFirstOffendingParameter) {
 }
 
 TEST(FiniteAgreementTest, ARankWithFiniteGradientsLearnsOfAnothers) {
-  SmallModel model;
-  model.FillGradients(1);
-  TwoRanks world(/*other=*/2);  // of three parameters, the other rank's second is not finite
-  const FiniteAgreement agreement = Agree(model, world);
-  EXPECT_FALSE(agreement.all_finite);
-  EXPECT_EQ(agreement.first_parameter, "model.layers.0.mamba.A_log");
+  EXPECT_OK(RunLocalRanks(2, [](const std::shared_ptr<Communicator>& world) {
+    SmallModel model;
+    model.FillGradients(1);
+    if (world->rank() == 1) {
+      model.parameters()[1].gradient.data<float>()[0] = std::numeric_limits<float>::infinity();
+    }
+    const FiniteAgreement agreement = Agree(model, *world);
+    EXPECT_FALSE(agreement.all_finite);
+    EXPECT_EQ(agreement.first_parameter, "model.layers.0.mamba.A_log");
+    return absl::OkStatus();
+  }));
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ class SmallModel {
     sharder_ = *ParameterSharder::Create(
         execution_, *mesh_, {{"embedding", {&embedding_}}, {"mamba", {&a_log_, &projection_}}});
     for (size_t i = 0; i < parameters().size(); ++i) Fill(parameters()[i].master, 100 + i);
-    sharder_->RefreshComputeValues();
+    PLAIT_CHECK(sharder_->RefreshComputeValues().ok());
   }
 
   // Gradients of one step: the same for the same step.

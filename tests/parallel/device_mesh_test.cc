@@ -1,5 +1,8 @@
 #include "parallel/device_mesh.h"
 
+#include "base/status_macros.h"
+#include "base/tensor.h"
+#include "parallel/local_communicator.h"
 #include "tests/support/status_matchers.h"
 
 namespace plait {
@@ -48,6 +51,52 @@ TEST(DeviceMeshTest, RejectsAnExpertAxisThatDoesNotDivide) {
   EXPECT_THAT(OneRank({1, 1, 1, 1, 1, 2}),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("expert = 2 does not divide replicate x shard x context = 1")));
+}
+
+// Every rank of six, as replicate 2 x shard 3: who it meets along each axis.
+TEST(DeviceMeshTest, AxesConnectTheRanksThatDifferInThem) {
+  EXPECT_OK(RunLocalRanks(6, [](const std::shared_ptr<Communicator>& world) -> absl::Status {
+    PLAIT_ASSIGN_OR_RETURN(const DeviceMesh mesh, DeviceMesh::Create({1, 2, 0, 1, 1, 1}, world));
+    EXPECT_EQ(mesh.size(MeshAxis::kShard), 3);
+    EXPECT_EQ(mesh.coordinate(MeshAxis::kReplicate), world->rank() / 3);
+    EXPECT_EQ(mesh.coordinate(MeshAxis::kShard), world->rank() % 3);
+    EXPECT_EQ(mesh.data_parallel_rank(), world->rank());
+    EXPECT_EQ(mesh.axis(MeshAxis::kShard).rank(), world->rank() % 3);
+    EXPECT_EQ(mesh.axis(MeshAxis::kReplicate).rank(), world->rank() / 3);
+    EXPECT_EQ(mesh.axis(MeshAxis::kTensor).size(), 1);
+    const auto members = [&](Communicator& ranks) {
+      Stream stream;
+      const Tensor own = Tensor::FromValues<int32_t>({1}, {world->rank()});
+      Tensor all = Tensor::OnHost(DType::kI32, {ranks.size()});
+      EXPECT_OK(ranks.AllGather(stream, own.vector(), all.vector()));
+      return std::vector<int32_t>(all.values<int32_t>().begin(), all.values<int32_t>().end());
+    };
+    const int32_t first = world->rank() / 3 * 3;
+    EXPECT_EQ(members(mesh.axis(MeshAxis::kShard)),
+              (std::vector<int32_t>{first, first + 1, first + 2}));
+    const int32_t share = world->rank() % 3;
+    EXPECT_EQ(members(mesh.axis(MeshAxis::kReplicate)), (std::vector<int32_t>{share, share + 3}));
+    EXPECT_EQ(members(*mesh.group(MeshGroup::kData).owners),
+              (std::vector<int32_t>{0, 3, 1, 4, 2, 5}));
+    EXPECT_EQ(members(mesh.data_parallel()), (std::vector<int32_t>{0, 1, 2, 3, 4, 5}));
+    return absl::OkStatus();
+  }));
+}
+
+// The expert axis deals neighbouring ranks of the shard axis: shards of an expert's parameters are
+// on every second rank.
+TEST(DeviceMeshTest, TheExpertAxisDividesTheShardAxis) {
+  EXPECT_OK(RunLocalRanks(4, [](const std::shared_ptr<Communicator>& world) -> absl::Status {
+    PLAIT_ASSIGN_OR_RETURN(const DeviceMesh mesh, DeviceMesh::Create({1, 1, 4, 1, 1, 2}, world));
+    EXPECT_EQ(mesh.coordinate(MeshAxis::kExpert), world->rank() % 2);
+    EXPECT_EQ(mesh.axis(MeshAxis::kExpert).size(), 2);
+    EXPECT_EQ(mesh.axis(MeshAxis::kExpert).rank(), world->rank() % 2);
+    const DeviceMesh::Group& group = mesh.group(MeshGroup::kExpertData);
+    EXPECT_EQ(group.shard->size(), 2);
+    EXPECT_EQ(group.shard->rank(), world->rank() / 2);
+    EXPECT_EQ(group.replicate->size(), 1);
+    return absl::OkStatus();
+  }));
 }
 
 }  // namespace

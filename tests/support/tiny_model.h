@@ -77,12 +77,13 @@ struct ModelUnderTest {
                  int num_threads = 2)
       : execution({.num_threads = num_threads}),
         model(LanguageModel::Create(shape, dtype, recomputation)) {
-    auto mesh = DeviceMesh::Create({1, 1, 1, 1, 1, 1}, MakeSingleRankCommunicator());
-    PLAIT_CHECK(mesh.ok());
+    auto made_mesh = DeviceMesh::Create({1, 1, 1, 1, 1, 1}, MakeSingleRankCommunicator());
+    PLAIT_CHECK(made_mesh.ok());
+    mesh = std::make_unique<DeviceMesh>(*std::move(made_mesh));
     auto made = ParameterSharder::Create(execution, *mesh, model->Units());
     PLAIT_CHECK(made.ok());
     sharder = std::move(*made);
-    model->Initialize(*sharder, seed);
+    PLAIT_CHECK(model->Initialize(*sharder, seed).ok());
   }
 
   ShardedParameter& parameter(const std::string& name) {
@@ -94,6 +95,7 @@ struct ModelUnderTest {
   }
 
   Execution execution;
+  std::unique_ptr<DeviceMesh> mesh;
   std::unique_ptr<LanguageModel> model;
   std::unique_ptr<ParameterSharder> sharder;
 };

@@ -2,6 +2,7 @@
 // a hybrid model with every kind of block.
 #pragma once
 
+#include <cstdio>
 #include <string>
 
 #include "base/check.h"
@@ -85,16 +86,37 @@ trainer { precision: F32 log_every_steps: 1000 checkpoints_to_keep: 2 threads_pe
 )";
 }
 
+// A Llama-2-style model of the same sizes, otherwise as above.
+inline std::string TinyLlamaRecipeText(const std::string& data_path) {
+  std::string text = TinyRecipeText(data_path);
+  const size_t begin = text.find("model {"), end = text.find("data {");
+  return text.replace(begin, end - begin, R"(model {
+  family: LLAMA
+  vocabulary: 300 model_dim: 16 hidden_dim: 24 layers: 2
+  attention { heads: 4 kv_heads: 2 rotary_theta: 100 }
+}
+)");
+}
+
 // Resolved and valid, with overrides as of the command line.
-inline recipe::v1::Recipe TinyRecipe(const std::string& data_path,
-                                     const std::vector<std::string>& overrides = {}) {
-  absl::StatusOr<recipe::v1::Recipe> recipe = ParseRecipe(TinyRecipeText(data_path), "tiny");
+inline recipe::v1::Recipe ResolvedRecipe(const std::string& text,
+                                         const std::vector<std::string>& overrides = {},
+                                         int64_t world_size = 1) {
+  absl::StatusOr<recipe::v1::Recipe> recipe = ParseRecipe(text, "tiny");
   PLAIT_CHECK(recipe.ok());
   for (const std::string& assignment : overrides)
     PLAIT_CHECK(ApplyOverride(assignment, *recipe).ok());
   recipe::v1::Recipe resolved = Resolved(*recipe);
-  PLAIT_CHECK(ValidateRecipe(resolved, /*world_size=*/1).ok());
+  const absl::Status valid = ValidateRecipe(resolved, world_size);
+  if (!valid.ok()) std::fprintf(stderr, "%s\n", valid.ToString().c_str());
+  PLAIT_CHECK(valid.ok());
   return resolved;
+}
+
+inline recipe::v1::Recipe TinyRecipe(const std::string& data_path,
+                                     const std::vector<std::string>& overrides = {},
+                                     int64_t world_size = 1) {
+  return ResolvedRecipe(TinyRecipeText(data_path), overrides, world_size);
 }
 
 }  // namespace plait

@@ -49,7 +49,7 @@ TEST_F(EvaluationTest, BitsPerByteOfTheUniformModelAreExact) {
 }
 
 TEST_F(EvaluationTest, DoesNotDependOnHowRowsAreGrouped) {
-  runtime_.model->Initialize(*runtime_.sharder, /*seed=*/1);
+  ASSERT_OK(runtime_.model->Initialize(*runtime_.sharder, /*seed=*/1));
   ASSERT_OK_AND_ASSIGN(const auto one, Evaluation::Create(Options(32, 1)));
   ASSERT_OK_AND_ASSIGN(const auto many, Evaluation::Create(Options(32, 5)));
   ASSERT_OK_AND_ASSIGN(const EvaluationResult a, one->Run(execution_, runtime_));
@@ -59,7 +59,7 @@ TEST_F(EvaluationTest, DoesNotDependOnHowRowsAreGrouped) {
 }
 
 TEST_F(EvaluationTest, ChangesNothing) {
-  runtime_.model->Initialize(*runtime_.sharder, /*seed=*/1);
+  ASSERT_OK(runtime_.model->Initialize(*runtime_.sharder, /*seed=*/1));
   std::vector<Tensor> before;
   for (const ShardedParameter& parameter : runtime_.sharder->sharded())
     before.push_back(parameter.master.Clone());

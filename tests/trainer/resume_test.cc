@@ -174,7 +174,7 @@ absl::StatusOr<RunResult> TrainOnInfinity(const std::string& output, const std::
   if (!trainer.ok()) return trainer.status();
   ParameterSharder& sharder = (*trainer)->sharder();
   sharder.sharded()[0].master.data<float>()[5] = std::numeric_limits<float>::infinity();
-  sharder.RefreshComputeValues();
+  PLAIT_CHECK(sharder.RefreshComputeValues().ok());
   return (*trainer)->Run();
 }
 

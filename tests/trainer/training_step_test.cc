@@ -27,7 +27,7 @@ struct StepUnderTest {
     auto created = ModelRuntime::Create(execution, recipe);
     PLAIT_CHECK(created.ok());
     runtime = *std::move(created);
-    runtime.model->Initialize(*runtime.sharder, recipe.seed());
+    PLAIT_CHECK(runtime.model->Initialize(*runtime.sharder, recipe.seed()).ok());
     auto adamw = AdamW::Create(execution, recipe.optim().adamw(), runtime.sharder->sharded());
     PLAIT_CHECK(adamw.ok());
     optimizer = *std::move(adamw);
@@ -165,7 +165,7 @@ TEST(TrainingStepTest, NoUpdateWhereAGradientIsNotFinite) {
   StepUnderTest tiny({"trainer.precision=F32"});
   tiny.runtime.sharder->sharded()[0].master.data<float>()[5] =
       std::numeric_limits<float>::infinity();
-  tiny.runtime.sharder->RefreshComputeValues();
+  ASSERT_OK(tiny.runtime.sharder->RefreshComputeValues());
   const auto before = tiny.Copies(&ShardedParameter::master);
   ASSERT_OK_AND_ASSIGN(const StepResult result, tiny.step->Run(Partition({2}), 1e-2));
   EXPECT_THAT(result.not_finite, HasSubstr("gradient of model."));

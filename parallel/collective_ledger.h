@@ -1,0 +1,120 @@
+// CollectiveLedger: what every rank's last collective is, so that a run that stands still says why.
+// Each rank has one slot, written by it alone, in memory that all ranks of its host can read. The
+// watchdog (collective_watchdog.h) reads the slots when a rank has waited too long. In check mode
+// (recipe field debug.check_collectives) the ranks of a communicator also compare their calls before
+// data moves: operation, place in the order, dtype, sizes and call site.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+
+namespace plait {
+
+enum class CollectiveOperation : int32_t {
+  kNone,
+  kAllGather,
+  kReduceScatter,
+  kAllReduceSum,
+  kAllReduceMax,
+  kBroadcast,
+  kAllToAll,
+  kSend,
+  kReceive,
+  kBarrier,
+  kSplit,
+  kAllocateShared,
+  kSharedWait,  // for a flag in shared memory
+};
+
+std::string_view Name(CollectiveOperation operation);
+
+// One call, as a plain value that can be sent and compared. Texts are cut to their arrays.
+struct CollectiveCall {
+  CollectiveOperation operation = CollectiveOperation::kNone;
+  int32_t dtype = -1;        // of DType; -1: none
+  int64_t sequence = 0;      // of the call among those of its communicator, from 1
+  int64_t count = 0;         // elements that all ranks must agree on; 0: none
+  int32_t peer = -1;         // root or peer; -1: none
+  std::array<char, 20> communicator{};
+  std::array<char, 96> site{};  // "file:line"
+
+  // "all-reduce sum f32[128], call 7 of world, at trainer/training_step.cc:34"
+  std::string ToString() const;
+  // Whether the ranks of one communicator may make these calls together. Call sites may differ.
+  bool Matches(const CollectiveCall& other) const;
+};
+
+// Memory of one rank's slot. Written by its rank; read by any, possibly torn between two calls, for
+// a report only.
+struct alignas(64) LedgerSlot {
+  std::atomic<int64_t> calls;          // entered so far, by this rank
+  std::atomic<int64_t> waiting_since;  // nanoseconds of the host's monotonic clock; 0: not waiting
+  std::atomic<int64_t> bytes_moved;    // of payload, see parallel/communication_plan.h
+  std::atomic<int64_t> process;        // id of its process; 0: not started
+  std::atomic<int64_t> rank;           // in the job
+  CollectiveCall call;                 // the last one
+};
+
+class CollectiveLedger {
+ public:
+  // slots: of the ranks of this host, in zeroed memory shared by them; `own` is this rank's index
+  // in it, `world_rank` its rank in the job.
+  CollectiveLedger(std::shared_ptr<LedgerSlot> slots, int num_slots, int own, int world_rank);
+
+  // A ledger of one rank that nobody else reads.
+  static std::shared_ptr<CollectiveLedger> Single();
+
+  void set_check(bool check) { check_ = check; }
+  bool check() const { return check_; }
+
+  void Enter(const CollectiveCall& call);
+  void AddBytes(int64_t bytes) { slot().bytes_moved.fetch_add(bytes, std::memory_order_relaxed); }
+  int64_t bytes_moved() const { return slot().bytes_moved.load(std::memory_order_relaxed); }
+  // Nanoseconds that this rank has spent waiting for others.
+  int64_t waited_nanoseconds() const { return waited_; }
+
+  // The host waits for other ranks as long as this lives; nested ones count once.
+  class Waiting {
+   public:
+    explicit Waiting(CollectiveLedger& ledger);
+    ~Waiting();
+    Waiting(const Waiting&) = delete;
+    Waiting& operator=(const Waiting&) = delete;
+
+   private:
+    CollectiveLedger& ledger_;
+    int64_t began_ = 0;  // 0: an outer one counts
+  };
+
+  // In the job.
+  int rank() const { return static_cast<int>(slot().rank.load(std::memory_order_relaxed)); }
+
+  // Seconds that this rank has been waiting now; 0 if it is not.
+  double WaitingSeconds() const;
+  // One line a rank of this host: its last call, how long it has been waiting in it or that it is
+  // not waiting at all; last, which ranks the waiting ones miss.
+  std::string Report() const;
+
+ private:
+  LedgerSlot& slot() { return slots_.get()[own_]; }
+  const LedgerSlot& slot() const { return slots_.get()[own_]; }
+
+  std::shared_ptr<LedgerSlot> slots_;
+  int num_slots_;
+  int own_;
+  bool check_ = false;
+  int64_t waited_ = 0;
+};
+
+// Ok where all calls match; else Internal, naming the ranks that differ from the most common call
+// (all of them where there is none) and what each one called.
+absl::Status CompareCalls(std::string_view communicator, std::span<const CollectiveCall> calls);
+
+}  // namespace plait

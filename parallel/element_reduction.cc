@@ -1,0 +1,137 @@
+#include "parallel/element_reduction.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace plait {
+namespace {
+
+// Blocks stay in the first-level cache, and the inner loops are plain ones over one source.
+constexpr int64_t kBlock = 1024;
+
+template <class T, class Accumulator>
+void Load(const void* source, int64_t begin, int64_t n, Accumulator* block) {
+  const T* from = static_cast<const T*>(source) + begin;
+  for (int64_t i = 0; i < n; ++i) block[i] = static_cast<Accumulator>(from[i]);
+}
+
+template <class T, class Accumulator>
+void Combine(ReduceOperation operation, const void* source, int64_t begin, int64_t n,
+             Accumulator* block) {
+  const T* from = static_cast<const T*>(source) + begin;
+  if (operation == ReduceOperation::kSum) {
+    for (int64_t i = 0; i < n; ++i) block[i] += static_cast<Accumulator>(from[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i)
+      block[i] = std::max(block[i], static_cast<Accumulator>(from[i]));
+  }
+}
+
+template <class T, class Accumulator>
+void Reduce(ReduceOperation operation, std::span<const void* const> sources, int64_t elements,
+            void* output) {
+  std::array<Accumulator, kBlock> block;
+  for (int64_t begin = 0; begin < elements; begin += kBlock) {
+    const int64_t n = std::min(kBlock, elements - begin);
+    Load<T>(sources[0], begin, n, block.data());
+    for (size_t s = 1; s < sources.size(); ++s) {
+      Combine<T>(operation, sources[s], begin, n, block.data());
+    }
+    T* to = static_cast<T*>(output) + begin;
+    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(block[i]);
+  }
+}
+
+template <class T, class Total>
+void Accumulate(std::span<const void* const> sources, Total* total, int64_t elements) {
+  std::array<Total, kBlock> block;
+  for (int64_t begin = 0; begin < elements; begin += kBlock) {
+    const int64_t n = std::min(kBlock, elements - begin);
+    Load<T>(sources[0], begin, n, block.data());
+    for (size_t s = 1; s < sources.size(); ++s) {
+      Combine<T>(ReduceOperation::kSum, sources[s], begin, n, block.data());
+    }
+    for (int64_t i = 0; i < n; ++i) total[begin + i] += block[i];
+  }
+}
+
+// A float that is read as its nearest bf16.
+struct RoundedFloat {
+  float value;
+  explicit operator float() const { return static_cast<float>(BFloat16(value)); }
+};
+
+}  // namespace
+
+void ReduceElements(ReduceOperation operation, DType dtype, std::span<const void* const> sources,
+                    int64_t elements, void* output) {
+  switch (dtype) {
+    case DType::kBf16:
+      return Reduce<BFloat16, float>(operation, sources, elements, output);
+    case DType::kF32:
+      return Reduce<float, float>(operation, sources, elements, output);
+    case DType::kF64:
+      return Reduce<double, double>(operation, sources, elements, output);
+    case DType::kI32:
+      if (operation == ReduceOperation::kSum) {
+        return Reduce<uint32_t, uint32_t>(operation, sources, elements, output);
+      }
+      return Reduce<int32_t, int32_t>(operation, sources, elements, output);
+    case DType::kI64:
+      // Sums may wrap around (digests do).
+      if (operation == ReduceOperation::kSum) {
+        return Reduce<uint64_t, uint64_t>(operation, sources, elements, output);
+      }
+      return Reduce<int64_t, int64_t>(operation, sources, elements, output);
+  }
+}
+
+void AccumulateElements(DType dtype, std::span<const void* const> sources, bool round_to_bf16,
+                        VectorView total) {
+  if (total.dtype == DType::kF64) {
+    PLAIT_CHECK(dtype == DType::kF64);
+    return Accumulate<double>(sources, total.as<double>(), total.size);
+  }
+  PLAIT_CHECK(total.dtype == DType::kF32);
+  if (dtype == DType::kBf16) {
+    return Accumulate<BFloat16>(sources, total.as<float>(), total.size);
+  }
+  PLAIT_CHECK(dtype == DType::kF32);
+  if (round_to_bf16) return Accumulate<RoundedFloat>(sources, total.as<float>(), total.size);
+  Accumulate<float>(sources, total.as<float>(), total.size);
+}
+
+void AddElements(ConstVectorView a, ConstVectorView b, VectorView out) {
+  PLAIT_CHECK(a.dtype == out.dtype && b.dtype == out.dtype && a.size == out.size &&
+              b.size == out.size);
+  if (out.dtype == DType::kF64) {
+    for (int64_t i = 0; i < out.size; ++i) {
+      out.as<double>()[i] = a.as<double>()[i] + b.as<double>()[i];
+    }
+    return;
+  }
+  PLAIT_CHECK(out.dtype == DType::kF32);
+  for (int64_t i = 0; i < out.size; ++i) out.as<float>()[i] = a.as<float>()[i] + b.as<float>()[i];
+}
+
+void ConvertElements(ConstVectorView from, VectorView to) {
+  PLAIT_CHECK(from.size == to.size);
+  if (from.dtype == to.dtype) {
+    if (to.size > 0) {
+      std::memcpy(to.data, from.data, static_cast<size_t>(to.size) * SizeOf(to.dtype));
+    }
+  } else if (to.dtype == DType::kBf16) {
+    PLAIT_CHECK(from.dtype == DType::kF32);
+    for (int64_t i = 0; i < to.size; ++i) to.as<BFloat16>()[i] = BFloat16(from.as<float>()[i]);
+  } else {
+    PLAIT_CHECK(from.dtype == DType::kBf16 && to.dtype == DType::kF32);
+    for (int64_t i = 0; i < to.size; ++i) {
+      to.as<float>()[i] = static_cast<float>(from.as<BFloat16>()[i]);
+    }
+  }
+}
+
+}  // namespace plait

@@ -1,0 +1,28 @@
+// The arithmetic of reductions, on one rank: sources are combined in their order, bf16 in f32 with
+// one rounding at the end.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "base/view.h"
+#include "parallel/communicator.h"
+
+namespace plait {
+
+// output[i] = sources[0][i] (+ or max) sources[1][i] ...; the output may be one of the sources.
+// bf16, f32, f64, i32 and i64.
+void ReduceElements(ReduceOperation operation, DType dtype, std::span<const void* const> sources,
+                    int64_t elements, void* output);
+
+// total[i] += sources[0][i] + sources[1][i] + ..., the sum of the sources first. Sources are bf16 or
+// of total's dtype (f32 or f64); round_to_bf16: f32 sources are rounded so before they are added.
+void AccumulateElements(DType dtype, std::span<const void* const> sources, bool round_to_bf16,
+                        VectorView total);
+
+// out = a + b, all of one dtype, f32 or f64; out may be a or b.
+void AddElements(ConstVectorView a, ConstVectorView b, VectorView out);
+// bf16 -> f32, f32 -> bf16 (to nearest even), or a copy.
+void ConvertElements(ConstVectorView from, VectorView to);
+
+}  // namespace plait

@@ -1,0 +1,69 @@
+#include "base/status_macros.h"
+#include "parallel/element_reduction.h"
+#include "parallel/gradient_exchange.h"
+
+namespace plait {
+namespace {
+
+class MessageGradientExchange final : public GradientExchange {
+ public:
+  MessageGradientExchange(Communicator& communicator, DType wire)
+      : communicator_(communicator), wire_(wire) {}
+
+  absl::StatusOr<Lease> Acquire(Execution& execution, DType dtype,
+                                std::span<const int64_t> elements) override {
+    Lease lease;
+    for (const int64_t size : elements) lease.buffers.push_back(execution.Zeros(dtype, {size}));
+    return lease;
+  }
+
+  absl::Status Start(Execution& execution, Lease& lease) override {
+    for (Tensor& buffer : lease.buffers) {
+      Tensor sent = buffer;
+      if (wire_ == DType::kBf16 && buffer.dtype() == DType::kF32) {
+        sent = execution.Empty(DType::kBf16, buffer.shape());
+        ConvertElements(buffer.vector(), sent.vector());
+      }
+      Tensor received = execution.Empty(sent.dtype(), sent.shape());
+      const std::vector<int64_t> counts(static_cast<size_t>(communicator_.size()),
+                                        buffer.num_elements() / communicator_.size());
+      PLAIT_ASSIGN_OR_RETURN(Event event,
+                             communicator_.AllToAll(execution.communication(), sent.vector(),
+                                                    counts, received.vector(), counts));
+      lease.wire.push_back(std::move(sent));
+      lease.received.push_back(std::move(received));
+      lease.events.push_back(std::move(event));
+    }
+    lease.buffers.clear();  // kept by `wire` where they are still being sent
+    return absl::OkStatus();
+  }
+
+  absl::Status Finish(Execution& execution, Lease& lease, const Fold& fold) override {
+    const int ranks = communicator_.size();
+    for (size_t section = 0; section < lease.received.size(); ++section) {
+      PLAIT_RETURN_IF_ERROR(execution.compute().Wait(lease.events[section]));
+      const Tensor& received = lease.received[section];
+      const int64_t share = received.num_elements() / ranks;
+      std::vector<const void*> pieces;
+      for (int rank = 0; rank < ranks; ++rank) {
+        pieces.push_back(received.Flat(rank * share, {share}).raw());
+      }
+      PLAIT_RETURN_IF_ERROR(fold(static_cast<int>(section), received.dtype(), pieces, share));
+    }
+    lease = Lease();
+    return absl::OkStatus();
+  }
+
+ private:
+  Communicator& communicator_;
+  DType wire_;
+};
+
+}  // namespace
+
+std::unique_ptr<GradientExchange> MakeMessageGradientExchange(Communicator& communicator,
+                                                              DType wire) {
+  return std::make_unique<MessageGradientExchange>(communicator, wire);
+}
+
+}  // namespace plait

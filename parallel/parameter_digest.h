@@ -1,0 +1,19 @@
+// A digest of all parameters that does not depend on the layout: every tile of every logical tensor
+// is hashed (XXH3-128, seeded by the tensor's name and the tile's place), and the hashes are added
+// modulo 2^64, tensor by tensor, over all ranks; the digest is that of the sums and names.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "parallel/device_mesh.h"
+#include "parallel/parameter.h"
+
+namespace plait {
+
+// Collective; of the masters. 32 hexadecimal digits, the same on every rank.
+absl::StatusOr<std::string> ParameterDigest(const DeviceMesh& mesh,
+                                            std::span<const ShardedParameter> parameters);
+
+}  // namespace plait

@@ -1,0 +1,83 @@
+#include "parallel/status_agreement.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/digest.h"
+#include "base/exit_code.h"
+#include "base/status_macros.h"
+#include "base/tensor.h"
+
+namespace plait {
+namespace {
+
+constexpr char kAgreed[] = "plait/agreed";
+// Bytes of a message that are told; the rest is on the failing rank alone.
+constexpr int64_t kMessageBytes = 2000;
+constexpr int64_t kWords = 2 + kMessageBytes / 8;
+
+absl::Status Agreed(absl::Status status) {
+  status.SetPayload(kAgreed, absl::Cord("1"));
+  return status;
+}
+
+absl::StatusOr<Tensor> AllWords(Communicator& world, const Tensor& own) {
+  Tensor all = Tensor::OnHost(DType::kI64, {world.size(), own.num_elements()});
+  Stream stream;
+  PLAIT_ASSIGN_OR_RETURN(const Event done, world.AllGather(stream, own.vector(), all.vector()));
+  PLAIT_RETURN_IF_ERROR(done.Synchronize());
+  return all;
+}
+
+std::string MessageOf(const int64_t* words) {
+  const char* text = reinterpret_cast<const char*>(words + 2);
+  return std::string(text, strnlen(text, kMessageBytes));
+}
+
+}  // namespace
+
+absl::Status AgreeOnStatus(Communicator& world, const absl::Status& own) {
+  Tensor words = Tensor::OnHost(DType::kI64, {kWords});
+  int64_t* w = words.data<int64_t>();
+  w[0] = static_cast<int64_t>(own.code());
+  w[1] = static_cast<int64_t>(ExitCodeOf(own));
+  const size_t length = std::min<size_t>(own.message().size(), kMessageBytes);
+  std::memcpy(w + 2, own.message().data(), length);
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, AllWords(world, words));
+  int first = -1;
+  bool alike = true;
+  for (int rank = 0; rank < world.size(); ++rank) {
+    const int64_t* other = all.data<int64_t>() + rank * kWords;
+    if (other[0] != 0 && first < 0) first = rank;
+    alike = alike && std::memcmp(other, all.data<int64_t>(), kWords * sizeof(int64_t)) == 0;
+  }
+  if (first < 0) return absl::OkStatus();
+  const int64_t* failure = all.data<int64_t>() + first * kWords;
+  const std::string message = MessageOf(failure);
+  absl::Status status(static_cast<absl::StatusCode>(failure[0]),
+                      alike ? message : absl::StrCat("rank ", first, ": ", message));
+  return Agreed(WithExitCode(std::move(status), static_cast<ExitCode>(failure[1])));
+}
+
+bool IsAgreed(const absl::Status& status) { return status.GetPayload(kAgreed).has_value(); }
+
+absl::Status CheckSameText(Communicator& world, const std::string& what, const std::string& text) {
+  const std::string digest = DigestOf(text.data(), text.size());
+  Tensor words = Tensor::OnHost(DType::kI64, {static_cast<int64_t>(digest.size() / 8)});
+  std::memcpy(words.raw(), digest.data(), words.bytes());
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, AllWords(world, words));
+  std::vector<int> others;
+  for (int rank = 1; rank < world.size(); ++rank) {
+    const int64_t* other = all.data<int64_t>() + rank * words.num_elements();
+    if (std::memcmp(other, all.data<int64_t>(), words.bytes()) != 0) others.push_back(rank);
+  }
+  if (others.empty()) return absl::OkStatus();
+  return Agreed(absl::FailedPreconditionError(
+      absl::StrCat(what, " of rank ", absl::StrJoin(others, ", "),
+                   " is not that of rank 0; start every rank with the same files and options")));
+}
+
+}  // namespace plait

@@ -1,0 +1,254 @@
+// Any number of ranks, in every mix of replicate and shard, learns what one rank learns.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <map>
+#include <mutex>
+
+#include "base/random.h"
+#include "base/status_macros.h"
+#include "data/sequence_packing.h"
+#include "optim/adamw.h"
+#include "parallel/local_communicator.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/tensor_matchers.h"
+#include "tests/support/tiny_run.h"
+#include "trainer/pretraining_objective.h"
+#include "trainer/training_step.h"
+
+namespace plait {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kRowTokens = 12;
+constexpr int kLeaves = 12;
+
+// Two documents, the second an SFT-like prompt and answer with weights of their own; some rows end
+// in padding.
+Row MixedRow(uint64_t seed) {
+  const RandomKey key(seed, RandomPurpose::kTest, "mixed row");
+  Row row;
+  const int64_t tokens = kRowTokens - static_cast<int64_t>(seed % 3);
+  for (int64_t t = 0; t < tokens; ++t) {
+    const auto words = key.Words(static_cast<uint64_t>(t));
+    row.tokens.push_back(static_cast<int32_t>(words[0] % kTinyVocabulary));
+    row.targets.push_back(static_cast<int32_t>(words[1] % kTinyVocabulary));
+    row.weights.push_back(t < 4 ? 1.0f : t < 8 ? 0.0f : 0.3f + 0.1f * static_cast<float>(t % 3));
+  }
+  row.document_starts = {0, 4};
+  row.weights[3] = 0;
+  return row;
+}
+
+// Leaf i of a step: two rows.
+Batch Leaf(int step, int i) {
+  const auto row = static_cast<uint64_t>(1000 * step + 2 * i);
+  return PackRows({MixedRow(row), MixedRow(row + 1)}, kRowTokens);
+}
+
+// What a run ends with: whole tensors by name, put together from all ranks.
+struct Outcome {
+  std::map<std::string, Tensor> masters, gradients;
+  std::vector<StepResult> steps;  // of rank 0
+};
+
+void CopyShard(const ShardedParameter& parameter, const Tensor& shard, Tensor& whole) {
+  if (!whole) whole = Tensor::OnHost(shard.dtype(), parameter.spec.logical_shape);
+  std::memcpy(static_cast<char*>(whole.raw()) +
+                  static_cast<size_t>(parameter.spec.elements.begin) * SizeOf(shard.dtype()),
+              shard.raw(), shard.bytes());
+}
+
+struct Layout {
+  int replicate = 1;
+  int shard = 1;
+  std::vector<std::string> settings = {};
+
+  int ranks() const { return replicate * shard; }
+  std::string ToString() const {
+    std::string text = "replicate " + std::to_string(replicate) + " shard " + std::to_string(shard);
+    for (const std::string& setting : settings) text += " " + setting;
+    return text;
+  }
+};
+
+absl::StatusOr<Outcome> Train(const std::string& recipe_text, std::vector<std::string> overrides,
+                              const Layout& layout, int steps, double learning_rate) {
+  overrides.push_back("parallel.replicate=" + std::to_string(layout.replicate));
+  overrides.push_back("parallel.shard=" + std::to_string(layout.shard));
+  overrides.insert(overrides.end(), layout.settings.begin(), layout.settings.end());
+  overrides.push_back("stages.0.tokens_per_step=384");  // 12 microbatches of 2 x 16 tokens
+  overrides.push_back("stages.1.tokens_per_step=768");
+  const recipe::v1::Recipe recipe = ResolvedRecipe(recipe_text, overrides, layout.ranks());
+  Outcome outcome;
+  std::mutex mutex;
+  const auto body = [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
+    world->ledger().set_check(true);
+    Execution execution{{.num_threads = 1}};
+    PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
+    PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
+    PLAIT_ASSIGN_OR_RETURN(auto optimizer, AdamW::Create(execution, recipe.optim().adamw(),
+                                                         runtime.sharder->sharded()));
+    const PretrainingObjective objective;
+    TrainingStep step(execution, runtime, *optimizer, objective, /*gradient_clip_norm=*/0.5);
+    for (int s = 0; s < steps; ++s) {
+      std::vector<Batch> own;
+      for (int leaf = world->rank(); leaf < kLeaves; leaf += layout.ranks()) {
+        own.push_back(Leaf(s, leaf));
+      }
+      PLAIT_ASSIGN_OR_RETURN(StepResult result, step.Run(own, learning_rate));
+      if (world->rank() == 0) outcome.steps.push_back(std::move(result));
+    }
+    const std::lock_guard lock(mutex);
+    for (const ShardedParameter& parameter : runtime.sharder->sharded()) {
+      CopyShard(parameter, parameter.master, outcome.masters[parameter.name]);
+      CopyShard(parameter, parameter.gradient, outcome.gradients[parameter.name]);
+    }
+    return absl::OkStatus();
+  };
+  PLAIT_RETURN_IF_ERROR(RunLocalRanks(layout.ranks(), body));
+  return outcome;
+}
+
+void ExpectEqualNormWise(const Outcome& found, const Outcome& expected, double bound) {
+  ASSERT_EQ(found.gradients.size(), expected.gradients.size());
+  for (const auto& [name, tensor] : expected.gradients) {
+    const Tensor a = found.gradients.at(name).Converted(DType::kF64);
+    const Tensor b = tensor.Converted(DType::kF64);
+    double difference = 0, norm = 0;
+    for (int64_t i = 0; i < b.num_elements(); ++i) {
+      const double d = a.data<double>()[i] - b.data<double>()[i];
+      difference += d * d;
+      norm += b.data<double>()[i] * b.data<double>()[i];
+    }
+    EXPECT_GT(norm, 0) << name;
+    EXPECT_LE(std::sqrt(difference), bound * std::sqrt(norm)) << name;
+  }
+  const StepResult& a = found.steps.back();
+  const StepResult& b = expected.steps.back();
+  EXPECT_EQ(a.counts.real_tokens, b.counts.real_tokens);
+  EXPECT_EQ(a.counts.weight_sum, b.counts.weight_sum);
+  EXPECT_NEAR(a.gradient_norm, b.gradient_norm, bound * b.gradient_norm);
+  EXPECT_NEAR(a.loss(), b.loss(), bound * b.loss());
+  EXPECT_NEAR(a.balance_loss, b.balance_loss, bound);
+  ASSERT_EQ(a.watch.experts.size(), b.watch.experts.size());
+  for (size_t layer = 0; layer < a.watch.experts.size(); ++layer) {
+    EXPECT_EQ(a.watch.experts[layer].tokens, b.watch.experts[layer].tokens);
+    for (size_t e = 0; e < a.watch.experts[layer].absolute_max.size(); ++e) {
+      EXPECT_EQ(a.watch.experts[layer].absolute_max[e], b.watch.experts[layer].absolute_max[e]);
+    }
+  }
+}
+
+const std::vector<Layout>& EveryMix() {
+  static const std::vector<Layout> layouts = {
+      {1, 2},
+      {2, 1},
+      {1, 3},
+      {3, 1},
+      {1, 4},
+      {2, 2},
+      {4, 1},
+      {1, 2, {"parallel.transport=MESSAGES"}},
+      {2, 2, {"parallel.transport=MESSAGES"}},
+      {1, 3, {"trainer.recomputation=BLOCKS"}},
+      {1, 3, {"parallel.transport=MESSAGES", "trainer.recomputation=BLOCKS"}}};
+  return layouts;
+}
+
+struct Case {
+  const char* name;
+  std::string recipe;
+  std::vector<std::string> overrides;
+  double bound;
+};
+
+class LayoutsTest : public ::testing::TestWithParam<Case> {};
+
+TEST_P(LayoutsTest, EqualOneRank) {
+  const Case& c = GetParam();
+  ASSERT_OK_AND_ASSIGN(const Outcome one, Train(c.recipe, c.overrides, {}, /*steps=*/1, 0.0));
+  for (const Layout& layout : EveryMix()) {
+    SCOPED_TRACE(layout.ToString());
+    ASSERT_OK_AND_ASSIGN(const Outcome many, Train(c.recipe, c.overrides, layout, 1, 0.0));
+    ExpectEqualNormWise(many, one, c.bound);
+  }
+}
+
+const std::vector<std::string> kAllLosses = {"model.experts.balance_loss_coefficient=0.7",
+                                             "model.experts.z_loss_coefficient=0.3",
+                                             "model.activation_loss.coefficient=0.5"};
+
+std::vector<std::string> With(std::vector<std::string> settings, const std::string& another) {
+  settings.push_back(another);
+  return settings;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, LayoutsTest,
+    ::testing::Values(
+        Case{"JambaF64", TinyRecipeText("unused"), With(kAllLosses, "trainer.precision=F64"),
+             1e-11},
+        Case{"JambaF32", TinyRecipeText("unused"), With(kAllLosses, "trainer.precision=F32"), 1e-6},
+        Case{"UntiedJambaF64", TinyRecipeText("unused"),
+             With(With(kAllLosses, "trainer.precision=F64"), "model.tied_embeddings=false"), 1e-11},
+        Case{"LlamaF64", TinyLlamaRecipeText("unused"), {"trainer.precision=F64"}, 1e-11},
+        Case{"LlamaF32", TinyLlamaRecipeText("unused"), {"trainer.precision=F32"}, 1e-6}),
+    [](const auto& info) { return info.param.name; });
+
+// Five steps of AdamW with clipping: the same bits, whatever the layout and transport.
+TEST(CanonicalReductionTest, GivesEveryLayoutTheSameBits) {
+  for (const std::string precision : {"BF16", "F32"}) {
+    for (const std::string wire : {"F32", "BF16"}) {
+      const std::vector<std::string> overrides = With(
+          With(With(kAllLosses, "trainer.precision=" + precision), "parallel.reduction=CANONICAL"),
+          "parallel.gradient_wire_dtype=" + wire);
+      ASSERT_OK_AND_ASSIGN(const Outcome one,
+                           Train(TinyRecipeText("unused"), overrides, {}, 5, 1e-2));
+      for (const Layout& layout :
+           {Layout{1, 2}, Layout{2, 1}, Layout{1, 3}, Layout{2, 2}, Layout{1, 4}, Layout{3, 2},
+            Layout{1, 6}, Layout{2, 2, {"parallel.transport=MESSAGES"}}}) {
+        SCOPED_TRACE(precision + " wire " + wire + " " + layout.ToString());
+        ASSERT_OK_AND_ASSIGN(const Outcome many,
+                             Train(TinyRecipeText("unused"), overrides, layout, 5, 1e-2));
+        for (const auto& [name, tensor] : one.masters) {
+          ExpectSameBits(name, many.masters.at(name), tensor);
+        }
+        for (size_t s = 0; s < one.steps.size(); ++s) {
+          EXPECT_EQ(many.steps[s].loss(), one.steps[s].loss()) << "step " << s;
+          EXPECT_EQ(many.steps[s].gradient_norm, one.steps[s].gradient_norm) << "step " << s;
+        }
+      }
+    }
+  }
+}
+
+// Without it the sums are taken in another order, and bits differ: the test above can fail.
+TEST(CanonicalReductionTest, IsWhatMakesThemEqual) {
+  const std::vector<std::string> overrides = With(kAllLosses, "trainer.precision=F32");
+  ASSERT_OK_AND_ASSIGN(const Outcome one, Train(TinyRecipeText("unused"), overrides, {}, 2, 1e-2));
+  ASSERT_OK_AND_ASSIGN(const Outcome three,
+                       Train(TinyRecipeText("unused"), overrides, {1, 3}, 2, 1e-2));
+  bool all_equal = true;
+  for (const auto& [name, tensor] : one.masters) {
+    const Tensor& other = three.masters.at(name);
+    all_equal = all_equal && std::memcmp(tensor.raw(), other.raw(), tensor.bytes()) == 0;
+  }
+  EXPECT_FALSE(all_equal);
+}
+
+TEST(LayoutsFailureTest, AWorldThatDoesNotFitTheMeshIsNamed) {
+  const recipe::v1::Recipe recipe = TinyRecipe("unused", {"parallel.shard=1"});
+  EXPECT_THAT(
+      RunLocalRanks(2,
+                    [&](const std::shared_ptr<Communicator>& world) {
+                      Execution execution{{.num_threads = 1}};
+                      return ModelRuntime::Create(execution, recipe, world).status();
+                    }),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("does not make a world of 2 ranks")));
+}
+
+}  // namespace
+}  // namespace plait

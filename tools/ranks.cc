@@ -1,0 +1,24 @@
+#include "tools/ranks.h"
+
+#include <string>
+
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "parallel/mpi_communicator.h"
+#include "parallel/status_agreement.h"
+
+namespace plait {
+
+absl::Status RunOnRanks(
+    const std::function<absl::Status(const std::shared_ptr<Communicator>&)>& body) {
+  PLAIT_ASSIGN_OR_RETURN(const std::shared_ptr<Communicator> world, MakeWorld());
+  SetLogRank(world->rank());
+  const absl::Status status = body(world);
+  if (status.ok() || world->size() == 1) return status;
+  const ExitCode code = ExitCodeOf(status);
+  if (!IsAgreed(status)) world->Abort(std::string(status.message()), static_cast<int>(code));
+  return world->rank() == 0 ? status : WithExitCode(absl::Status(status.code(), ""), code);
+}
+
+}  // namespace plait

@@ -1,0 +1,18 @@
+// Commands that run on several ranks under a launcher, on one without.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "parallel/communicator.h"
+
+namespace plait {
+
+// Starts MPI where this process was launched by it, and runs `body`. A failure that all ranks hold
+// comes back with its message on rank 0 and without one on the others; a failure of this rank alone
+// ends the job.
+absl::Status RunOnRanks(
+    const std::function<absl::Status(const std::shared_ptr<Communicator>&)>& body);
+
+}  // namespace plait
