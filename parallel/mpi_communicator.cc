@@ -1,5 +1,7 @@
 #include "parallel/mpi_communicator.h"
 
+// The C interface alone: Open MPI's own C++ classes are another library.
+#define OMPI_SKIP_MPICXX 1
 #include <mpi.h>
 
 #include <algorithm>
@@ -52,8 +54,9 @@ MPI_Datatype MpiType(DType dtype) {
 
 absl::StatusOr<int> Count(int64_t elements, const char* operation) {
   if (elements <= std::numeric_limits<int>::max()) return static_cast<int>(elements);
-  return absl::InvalidArgumentError(absl::StrCat(
-      operation, ": ", elements, " elements for one rank are more than MPI counts; use more ranks"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(operation, ": ", elements,
+                   " elements for one rank are more than MPI counts; use more ranks"));
 }
 
 // MPI, from initialisation to finalisation.
@@ -138,9 +141,9 @@ class MpiCommunicator final : public Communicator {
                              ShareMemory(host, sizeof(LedgerSlot) * host_size));
       const bool shared = slots != nullptr;
       if (!shared) slots = AllocateZeroed(sizeof(LedgerSlot));
-      ledger = std::make_shared<CollectiveLedger>(std::static_pointer_cast<LedgerSlot>(slots),
-                                                  shared ? host_size : 1, shared ? host_rank : 0,
-                                                  rank);
+      ledger =
+          std::make_shared<CollectiveLedger>(std::static_pointer_cast<LedgerSlot>(slots),
+                                             shared ? host_size : 1, shared ? host_rank : 0, rank);
     }
     MPI_Comm_free(&host);
     auto communicator = std::shared_ptr<MpiCommunicator>(
@@ -159,8 +162,8 @@ class MpiCommunicator final : public Communicator {
   }
 
   void Abort(std::string_view reason, int exit_code) override {
-    LogWarning(absl::StrCat("rank ", ledger().rank(), " ends the job: ",
-                            absl::string_view(reason.data(), reason.size())));
+    LogWarning(absl::StrCat("rank ", ledger().rank(),
+                            " ends the job: ", absl::string_view(reason.data(), reason.size())));
     std::fflush(stderr);
     MPI_Abort(MPI_COMM_WORLD, exit_code);
     std::_Exit(exit_code);
@@ -300,9 +303,9 @@ class MpiCommunicator final : public Communicator {
   }
 
   absl::Status ExchangeCalls(const CollectiveCall& own, std::span<CollectiveCall> all) override {
-    return Check(MPI_Allgather(&own, sizeof(own), MPI_BYTE, all.data(), sizeof(own), MPI_BYTE,
-                               control_),
-                 "comparison of collectives");
+    return Check(
+        MPI_Allgather(&own, sizeof(own), MPI_BYTE, all.data(), sizeof(own), MPI_BYTE, control_),
+        "comparison of collectives");
   }
 
  private:

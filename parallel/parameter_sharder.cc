@@ -163,6 +163,8 @@ absl::Status ParameterSharder::MakeExchanges() {
     }
     if (largest == 0 || (owners.size() == 1 && !options_.canonical)) continue;
     std::unique_ptr<GradientExchange>& exchange = exchanges_[static_cast<int>(group)];
+    const int slots = kExchangeSlots + (held ? 1 : 0);
+    gradient_buffer_bytes_ += static_cast<int64_t>(largest) * slots;
     if (!options_.messages_only) {
       PLAIT_ASSIGN_OR_RETURN(
           exchange, MakeSharedGradientExchange(owners, largest, kExchangeSlots + (held ? 1 : 0)));
@@ -446,6 +448,33 @@ int64_t ParameterSharder::num_parameters() const {
     elements += parameter.spec.logical_shape.num_elements();
   }
   return elements;
+}
+
+std::vector<std::vector<SectionLayout>> ParameterSharder::layouts() const {
+  std::vector<std::vector<SectionLayout>> layouts;
+  for (const auto& unit : sections_) {
+    layouts.emplace_back();
+    for (const Section& section : unit) layouts.back().push_back(section.layout);
+  }
+  return layouts;
+}
+
+bool ParameterSharder::has_windows() const {
+  return shares(MeshGroup::kData) == 1 || windows_[static_cast<int>(MeshGroup::kData)] != nullptr;
+}
+
+ParameterSharder::Memory ParameterSharder::memory() const {
+  Memory memory{.gradient_buffers = gradient_buffer_bytes_};
+  for (const auto& unit : sections_) {
+    for (const Section& section : unit) {
+      memory.values += static_cast<int64_t>(section.compute.bytes());
+      memory.gradients += static_cast<int64_t>(section.gradient.bytes());
+      if (section.master.raw() != section.compute.raw()) {
+        memory.masters += static_cast<int64_t>(section.master.bytes());
+      }
+    }
+  }
+  return memory;
 }
 
 }  // namespace plait

@@ -89,6 +89,19 @@ class ParameterSharder {
 
   int64_t num_parameters() const;  // logical elements, each counted once
 
+  std::vector<std::vector<SectionLayout>> layouts() const;  // sections by unit
+  // Whether ranks of the shard axis share memory (or there is one).
+  bool has_windows() const;
+
+  // Bytes that this rank holds; memory shared by the ranks of a host counts in equal parts.
+  struct Memory {
+    int64_t values = 0;            // compute dtype: its shares, or all of them where it has all
+    int64_t masters = 0;           // where they are not the values
+    int64_t gradients = 0;         // of its shares
+    int64_t gradient_buffers = 0;  // of whole units, on their way
+  };
+  Memory memory() const;
+
  private:
   struct Section {
     SectionLayout layout;
@@ -129,9 +142,10 @@ class ParameterSharder {
   std::vector<ParameterUnit> units_;
   std::vector<std::vector<Section>> sections_;  // by unit
   std::vector<ShardedParameter> sharded_;
-  std::array<Tensor, kNumMeshGroups> gradients_;  // of all shares of a group
+  std::array<Tensor, kNumMeshGroups> gradients_;                       // of all shares of a group
   std::array<std::unique_ptr<SharedWindow>, kNumMeshGroups> windows_;  // nullptr: none
   std::array<std::unique_ptr<GradientExchange>, kNumMeshGroups> exchanges_;  // nullptr: direct
+  int64_t gradient_buffer_bytes_ = 0;
   std::vector<Outstanding> outstanding_;  // in the order of PrepareGradients
 };
 

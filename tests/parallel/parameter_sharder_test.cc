@@ -211,5 +211,37 @@ INSTANTIATE_TEST_SUITE_P(Ranks, ShardsTest,
                          ::testing::Combine(::testing::Values(1, 2, 3, 4), ::testing::Bool(),
                                             ::testing::Bool()));
 
+// Four ranks, experts split over pairs: each rank holds half the experts, and half of that.
+TEST(ExpertSectionsTest, LieInTheirOwnGroup) {
+  EXPECT_OK(RunLocalRanks(4, [](const std::shared_ptr<Communicator>& world) -> absl::Status {
+    Execution execution{{.num_threads = 1}};
+    PLAIT_ASSIGN_OR_RETURN(const DeviceMesh mesh, DeviceMesh::Create({1, 1, 4, 1, 1, 2}, world));
+    const int64_t expert = mesh.coordinate(MeshAxis::kExpert);
+    Parameter dense{"dense", {1024}, DType::kF32};
+    Parameter experts{"experts", {2, 256}, DType::kF32, MeshGroup::kExpertData};
+    experts.box = ShardSpec::Whole({4, 256});
+    experts.box->dim0_ranges = {{2 * expert, 2 * expert + 2}};
+    PLAIT_ASSIGN_OR_RETURN(
+        auto sharder, ParameterSharder::Create(execution, mesh, {{"unit", {&dense, &experts}}}));
+    EXPECT_EQ(sharder->sharded()[0].master.num_elements(), 1024 / 4);
+    ShardedParameter& shard = sharder->sharded()[1];
+    EXPECT_EQ(shard.master.num_elements(), 512 / 2);
+    EXPECT_EQ(shard.spec.logical_shape, Shape({4, 256}));
+    EXPECT_EQ(shard.spec.elements.begin, 256 * (world->rank() / 2));
+    // Gradients add up over the ranks with the same experts alone.
+    sharder->ZeroGradients();
+    PLAIT_RETURN_IF_ERROR(sharder->PrepareGradients(execution, 0));
+    for (float& value : dense.gradient.values<float>()) value += 1.0f;
+    for (float& value : experts.gradient.values<float>()) {
+      value += static_cast<float>(10 + world->rank());
+    }
+    PLAIT_RETURN_IF_ERROR(sharder->ReduceGradients(execution, 0));
+    PLAIT_RETURN_IF_ERROR(sharder->FinishGradients(execution));
+    EXPECT_EQ(sharder->sharded()[0].gradient.data<float>()[0], 4.0f);
+    EXPECT_EQ(shard.gradient.data<float>()[0], static_cast<float>(20 + 2 * expert + 2));
+    return absl::OkStatus();
+  }));
+}
+
 }  // namespace
 }  // namespace plait

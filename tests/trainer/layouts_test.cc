@@ -45,7 +45,8 @@ Row MixedRow(uint64_t seed) {
 // Leaf i of a step: two rows.
 Batch Leaf(int step, int i) {
   const auto row = static_cast<uint64_t>(1000 * step + 2 * i);
-  return PackRows({MixedRow(row), MixedRow(row + 1)}, kRowTokens);
+  const std::vector<Row> rows = {MixedRow(row), MixedRow(row + 1)};
+  return PackRows(rows, kRowTokens);
 }
 
 // What a run ends with: whole tensors by name, put together from all ranks.
@@ -196,7 +197,7 @@ INSTANTIATE_TEST_SUITE_P(
              With(With(kAllLosses, "trainer.precision=F64"), "model.tied_embeddings=false"), 1e-11},
         Case{"LlamaF64", TinyLlamaRecipeText("unused"), {"trainer.precision=F64"}, 1e-11},
         Case{"LlamaF32", TinyLlamaRecipeText("unused"), {"trainer.precision=F32"}, 1e-6}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& tested) { return tested.param.name; });
 
 // Five steps of AdamW with clipping: the same bits, whatever the layout and transport.
 TEST(CanonicalReductionTest, GivesEveryLayoutTheSameBits) {
