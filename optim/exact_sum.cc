@@ -56,12 +56,17 @@ double ExactSum::Total() const {
   if (digits_[kDigits] != 0) return std::numeric_limits<double>::quiet_NaN();
   ExactSum carried = *this;
   carried.Carry();
+  // Below zero the digits are those of a complement: turn them round.
+  const double sign = carried.digits_[kDigits - 1] < 0 ? -1 : 1;
+  if (sign < 0) {
+    for (int i = 0; i < kDigits; ++i) carried.digits_[i] = -carried.digits_[i];
+    carried.Carry();
+  }
   double total = 0;
   for (int i = kDigits - 1; i >= 0; --i) {
-    total += std::ldexp(static_cast<double>(carried.digits_[i]),
-                        kDigitBits * i + kLowestExponent);
+    total += std::ldexp(static_cast<double>(carried.digits_[i]), kDigitBits * i + kLowestExponent);
   }
-  return total;
+  return sign * total;
 }
 
 }  // namespace plait

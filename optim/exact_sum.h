@@ -14,6 +14,9 @@ namespace plait {
 
 class ExactSum {
  public:
+  // 64-bit words that Reduce sends.
+  static constexpr int kWords = (2046 + 53) / 32 + 4;
+
   // At most 2^31 terms. One that is not finite makes the total not finite.
   void Add(double value);
   // Adds the sums of all ranks of the communicator up; the same on each. Collective.
@@ -24,12 +27,12 @@ class ExactSum {
  private:
   // A double is an integer of 53 bits times 2^(position - 1074).
   static constexpr int kDigitBits = 32;
-  static constexpr int kDigits = (2046 + 53) / kDigitBits + 3;
+  static constexpr int kDigits = kWords - 1;
 
   // Leaves 0 <= digit < 2^32 in all but the last.
   void Carry();
 
-  std::array<int64_t, kDigits + 1> digits_{};  // lowest first; the last counts terms not finite
+  std::array<int64_t, kWords> digits_{};  // lowest first; the last counts terms not finite
 };
 
 }  // namespace plait

@@ -7,11 +7,13 @@
 #include "base/status_macros.h"
 #include "kernels/optimizer_update.h"
 #include "optim/exact_sum.h"
+#include "parallel/communication_plan.h"
 #include "parallel/unit_layout.h"
 
 namespace plait {
 
 static_assert(kSquaredNormTile == kTileElements, "shards are cut at whole tiles");
+static_assert(ExactSum::kWords == kNormWords, "the communication plan counts them");
 
 absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const DeviceMesh& mesh,
                                                 std::span<const ShardedParameter> parameters) {
@@ -23,9 +25,9 @@ absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const Devi
     if (elements > 0) {
       Tensor tiles =
           execution.Empty(DType::kF64, {(elements + kSquaredNormTile - 1) / kSquaredNormTile});
-      PLAIT_RETURN_IF_ERROR(Annotate(SquaredNorm(execution, {.x = parameter.gradient.vector(),
-                                                             .tile_sums = tiles.vector()}),
-                                     parameter.name));
+      PLAIT_RETURN_IF_ERROR(Annotate(
+          SquaredNorm(execution, {.x = parameter.gradient.vector(), .tile_sums = tiles.vector()}),
+          parameter.name));
       for (const double tile : tiles.values<double>()) {
         sum.Add(tile);
         squared += tile;

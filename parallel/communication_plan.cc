@@ -6,9 +6,8 @@ namespace plait {
 namespace {
 
 constexpr int64_t kDouble = 8;
-constexpr int64_t kCounts = 2;       // weights and real tokens, of a microbatch
-constexpr int64_t kLosses = 4;       // of a microbatch
-constexpr int64_t kNormDigits = 70;  // optim/exact_sum.h
+constexpr int64_t kCounts = 2;  // weights and real tokens, of a microbatch
+constexpr int64_t kLosses = 4;  // of a microbatch
 
 int64_t AllReduceBytes(int64_t elements, int64_t width, int64_t ranks) {
   return 2 * (ranks - 1) * ((elements + ranks - 1) / ranks) * width;
@@ -55,7 +54,7 @@ CommunicationPlan PlanStep(const DeviceMesh& mesh,
   plan.control_bytes = (ranks - 1) * step.microbatches * (kCounts + kLosses) * kDouble +
                        AllReduceBytes(step.watch_sums, kDouble, ranks) +
                        AllReduceBytes(step.watch_maxima, kDouble, ranks) +
-                       AllReduceBytes(kNormDigits, kDouble, mesh.size(MeshAxis::kShard)) +
+                       AllReduceBytes(kNormWords, kDouble, mesh.size(MeshAxis::kShard)) +
                        AllReduceBytes(1, kDouble, world);
   return plan;
 }

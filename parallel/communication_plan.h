@@ -19,6 +19,9 @@
 
 namespace plait {
 
+// 64-bit words of the gradient norm's sum (optim/exact_sum.h).
+inline constexpr int64_t kNormWords = 69;
+
 struct StepShape {
   int64_t microbatches = 1;  // of one rank
   // Numbers of the activation watch: per block 2 sums and 1 maximum; per expert layer 2 and 1 for

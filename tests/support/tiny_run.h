@@ -93,7 +93,7 @@ inline std::string TinyLlamaRecipeText(const std::string& data_path) {
   return text.replace(begin, end - begin, R"(model {
   family: LLAMA
   vocabulary: 300 model_dim: 16 hidden_dim: 24 layers: 2
-  attention { heads: 4 kv_heads: 2 rotary_theta: 100 }
+  attention { heads: 4 kv_heads: 2 rotary_embedding { theta: 100 } }
 }
 )");
 }

@@ -1,6 +1,7 @@
 // Any number of ranks, in every mix of replicate and shard, learns what one rank learns.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <map>
@@ -10,6 +11,7 @@
 #include "base/status_macros.h"
 #include "data/sequence_packing.h"
 #include "optim/adamw.h"
+#include "parallel/communication_plan.h"
 #include "parallel/local_communicator.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
@@ -77,6 +79,8 @@ struct Layout {
 
 absl::StatusOr<Outcome> Train(const std::string& recipe_text, std::vector<std::string> overrides,
                               const Layout& layout, int steps, double learning_rate) {
+  // Larger than in training: no gradient is so small that it is all cancellation.
+  overrides.push_back("model.initializer_range=0.3");
   overrides.push_back("parallel.replicate=" + std::to_string(layout.replicate));
   overrides.push_back("parallel.shard=" + std::to_string(layout.shard));
   overrides.insert(overrides.end(), layout.settings.begin(), layout.settings.end());
@@ -249,6 +253,113 @@ TEST(LayoutsFailureTest, AWorldThatDoesNotFitTheMeshIsNamed) {
                       return ModelRuntime::Create(execution, recipe, world).status();
                     }),
       StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("does not make a world of 2 ranks")));
+}
+
+// Integers: what the plan says from the layout alone, and what the ledger counted.
+TEST(CommunicationPlanTest, CountsEveryByteOfAStep) {
+  for (const Layout& layout :
+       {Layout{1, 2}, Layout{2, 1}, Layout{2, 2}, Layout{1, 3},
+        Layout{1, 3, {"parallel.transport=MESSAGES"}},
+        Layout{2, 2, {"parallel.transport=MESSAGES", "parallel.gradient_wire_dtype=BF16"}},
+        Layout{2, 2, {"parallel.reduction=CANONICAL"}},
+        Layout{2, 2, {"parallel.reduction=CANONICAL", "parallel.transport=MESSAGES"}}}) {
+    SCOPED_TRACE(layout.ToString());
+    std::vector<std::string> overrides = {
+        "model.tied_embeddings=false", "stages.0.tokens_per_step=384",
+        "stages.1.tokens_per_step=768", "parallel.replicate=" + std::to_string(layout.replicate),
+        "parallel.shard=" + std::to_string(layout.shard)};
+    overrides.insert(overrides.end(), layout.settings.begin(), layout.settings.end());
+    const recipe::v1::Recipe recipe = TinyRecipe("unused", overrides, layout.ranks());
+    EXPECT_OK(RunLocalRanks(
+        layout.ranks(), [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
+          Execution execution{{.num_threads = 1}};
+          PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime,
+                                 ModelRuntime::Create(execution, recipe, world));
+          PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
+          PLAIT_ASSIGN_OR_RETURN(auto optimizer, AdamW::Create(execution, recipe.optim().adamw(),
+                                                               runtime.sharder->sharded()));
+          const PretrainingObjective objective;
+          TrainingStep step(execution, runtime, *optimizer, objective, /*gradient_clip_norm=*/0.5);
+          std::vector<Batch> own;
+          for (int leaf = world->rank(); leaf < kLeaves; leaf += layout.ranks()) {
+            own.push_back(Leaf(0, leaf));
+          }
+          const int64_t before = world->ledger().bytes_moved();
+          PLAIT_ASSIGN_OR_RETURN(const StepResult result, step.Run(own, 1e-3));
+          StepShape shape{.microbatches = static_cast<int64_t>(own.size())};
+          for (const BlockActivations& block : result.watch.blocks) {
+            (void)block;
+            shape.watch_sums += 2;
+            shape.watch_maxima += 1;
+          }
+          for (const ExpertActivations& layer : result.watch.experts) {
+            shape.watch_sums += 2 * static_cast<int64_t>(layer.tokens.size());
+            shape.watch_maxima += static_cast<int64_t>(layer.absolute_max.size());
+          }
+          const CommunicationPlan plan = PlanStep(
+              *runtime.mesh, runtime.sharder->layouts(),
+              {.canonical = recipe.parallel().reduction() == recipe::v1::Parallel::CANONICAL,
+               .gradient_wire =
+                   recipe.parallel().gradient_wire_dtype() == recipe::v1::Parallel::BF16
+                       ? DType::kBf16
+                       : DType::kF32},
+              runtime.sharder->has_windows() &&
+                  recipe.parallel().transport() != recipe::v1::Parallel::MESSAGES,
+              shape);
+          EXPECT_EQ(world->ledger().bytes_moved() - before, plan.total());
+          return absl::OkStatus();
+        }));
+  }
+}
+
+// What a rank holds: shares of values, masters, gradients and moments, and whole units of gradients
+// on their way. A model large enough that tiles and allocation sizes do not matter.
+TEST(MemoryTest, FallsWithTheNumberOfShards) {
+  for (const int ranks : {1, 2, 4}) {
+    SCOPED_TRACE(ranks);
+    const recipe::v1::Recipe recipe = TinyRecipe(
+        "unused",
+        {"model.model_dim=128", "model.hidden_dim=512", "model.vocabulary=3000",
+         "model.tied_embeddings=false", "model.attention.heads=2", "stages.0.tokens_per_step=256",
+         "stages.1.tokens_per_step=256", "trainer.precision=BF16"},
+        ranks);
+    EXPECT_OK(RunLocalRanks(ranks, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
+      Execution execution{{.num_threads = 1}};
+      PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
+      PLAIT_ASSIGN_OR_RETURN(auto optimizer, AdamW::Create(execution, recipe.optim().adamw(),
+                                                           runtime.sharder->sharded()));
+      double parameters = 0, bf16 = 0, largest = 0;
+      for (const ParameterUnit& unit : runtime.model->Units()) {
+        double size = 0;
+        for (const Parameter* parameter : unit.parameters) {
+          const auto elements = static_cast<double>(parameter->shape.num_elements());
+          size += elements;
+          if (parameter->dtype == DType::kBf16) bf16 += elements;
+        }
+        parameters += size;
+        largest = std::max(largest, size);
+      }
+      const ParameterSharder::Memory memory = runtime.sharder->memory();
+      const double n = ranks;
+      // bf16 values with f32 masters; f32 ones are their own masters.
+      EXPECT_NEAR(static_cast<double>(memory.values), (2 * bf16 + 4 * (parameters - bf16)) / n,
+                  0.05 * 2 * bf16 / n);
+      EXPECT_NEAR(static_cast<double>(memory.masters), 4 * bf16 / n, 0.05 * 4 * bf16 / n);
+      EXPECT_NEAR(static_cast<double>(memory.gradients), 4 * parameters / n,
+                  0.05 * 4 * parameters / n);
+      EXPECT_NEAR(static_cast<double>(memory.gradient_buffers), ranks == 1 ? 0 : 2 * 4 * largest,
+                  0.05 * 2 * 4 * largest);
+      // The allocator's own count: everything but what lies in shared windows.
+      const double in_windows =
+          ranks == 1 ? 0 : static_cast<double>(memory.values + memory.gradient_buffers);
+      const double total = static_cast<double>(memory.values + memory.masters + memory.gradients +
+                                               memory.gradient_buffers) +
+                           8 * parameters / n;
+      EXPECT_NEAR(static_cast<double>(execution.allocator().bytes_in_use()) + in_windows, total,
+                  0.05 * total);
+      return absl::OkStatus();
+    }));
+  }
 }
 
 }  // namespace
