@@ -1,4 +1,4 @@
-// plait bench step | kernels | gemm
+// plait bench step | ranks | kernels | gemm
 #include <CLI/CLI.hpp>
 #include <cinttypes>
 #include <cstdio>
@@ -10,9 +10,12 @@
 #include "base/execution.h"
 #include "base/status_macros.h"
 #include "kernels/gemm_peak.h"
+#include "parallel/status_agreement.h"
 #include "recipes/recipe_loader.h"
 #include "tools/kernel_timer.h"
 #include "tools/plait.h"
+#include "tools/ranks.h"
+#include "trainer/rank_benchmark.h"
 #include "trainer/step_benchmark.h"
 
 namespace plait {
@@ -147,6 +150,71 @@ void AddKernels(CLI::App& bench, Action& action) {
   kernels->callback([options, &action] { action = [options] { return RunKernels(*options); }; });
 }
 
+struct RankOptions {
+  std::string recipe;
+  std::vector<std::string> overrides;
+  RankBenchmarkOptions benchmark;
+  bool json = false;
+};
+
+void PrintRanks(const RankBenchmarkResult& result, bool json) {
+  const double alone = result.ways[0].median_seconds;
+  nlohmann::ordered_json answer = {{"benchmark", "ranks"},
+                                   {"ranks", result.ranks},
+                                   {"threads_per_rank", result.threads},
+                                   {"ways", nlohmann::ordered_json::array()}};
+  for (const RankBenchmarkResult::Way& way : result.ways) {
+    answer["ways"].push_back({{"name", way.name},
+                              {"median_seconds", way.median_seconds},
+                              {"over_alone", way.median_seconds / alone - 1},
+                              {"waiting_share", way.waiting_share},
+                              {"bytes_moved", way.bytes_moved},
+                              {"step_seconds", way.step_seconds}});
+    if (json) continue;
+    std::printf("%-10s %8.1f ms  %+6.1f %%  waiting %5.1f %%  %9.3f MB\n", way.name.c_str(),
+                1e3 * way.median_seconds, 100 * (way.median_seconds / alone - 1),
+                100 * way.waiting_share, static_cast<double>(way.bytes_moved) / 1e6);
+  }
+  if (json) {
+    std::printf("%s\n", answer.dump().c_str());
+  } else {
+    std::printf("%d ranks of %d threads; median step of the slowest rank, over computing alone\n",
+                result.ranks, result.threads);
+  }
+}
+
+absl::Status RunRanks(const RankOptions& options) {
+  return RunOnRanks([&options](const std::shared_ptr<Communicator>& world) -> absl::Status {
+    absl::StatusOr<recipe::v1::Recipe> recipe =
+        LoadValidRecipe(options.recipe, options.overrides, world->size());
+    PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*world, recipe.status()));
+    absl::StatusOr<RankBenchmarkResult> result = BenchmarkRanks(*recipe, world, options.benchmark);
+    PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*world, result.status()));
+    if (world->rank() == 0) PrintRanks(*result, options.json);
+    return absl::OkStatus();
+  });
+}
+
+void AddRanks(CLI::App& bench, Action& action) {
+  auto options = std::make_shared<RankOptions>();
+  CLI::App* ranks = bench.add_subcommand(
+      "ranks", "Training steps on several ranks beside the same work without communication");
+  ranks->add_option("recipe", options->recipe, "Recipe file (*.textproto)")->required();
+  ranks->add_option("--set", options->overrides, "Changes one field: path=value; repeatable")
+      ->expected(1)
+      ->take_all();
+  ranks->add_option("--stage", options->benchmark.stage, "Stage of the recipe, from 0")
+      ->capture_default_str();
+  ranks->add_option("--rounds", options->benchmark.rounds, "Steps of each way, taken in turns")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  ranks->add_flag("--json", options->json, "Answers with one JSON object");
+  ranks->footer(
+      "Example: tools/launch/mpirun.sh -n 2 plait bench ranks "
+      "recipes/library/demo_pretrain.textproto");
+  ranks->callback([options, &action] { action = [options] { return RunRanks(*options); }; });
+}
+
 void AddStep(CLI::App& bench, Action& action) {
   auto options = std::make_shared<StepOptions>();
   CLI::App* step = bench.add_subcommand("step", "Training steps of a recipe on made-up tokens");
@@ -184,6 +252,7 @@ void AddBenchCommand(CLI::App& plait, Action& action) {
   bench->require_subcommand(1);
   bench->footer("Example: plait bench step recipes/library/demo_pretrain.textproto --json");
   AddStep(*bench, action);
+  AddRanks(*bench, action);
   AddKernels(*bench, action);
   AddGemm(*bench, action);
 }

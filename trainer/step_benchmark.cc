@@ -5,9 +5,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
-#include "base/random.h"
 #include "base/status_macros.h"
-#include "data/sequence_packing.h"
 #include "kernels/gemm_peak.h"
 #include "optim/adamw.h"
 #include "recipes/parameter_count.h"
@@ -15,6 +13,7 @@
 #include "trainer/model_runtime.h"
 #include "trainer/pretraining_objective.h"
 #include "trainer/process_usage.h"
+#include "trainer/random_batches.h"
 #include "trainer/training_step.h"
 
 namespace plait {
@@ -24,38 +23,6 @@ using recipe::v1::Recipe;
 using recipe::v1::Stage;
 
 constexpr double kLearningRate = 1e-4;
-
-// A full row of uniform tokens in documents of about a third of the row.
-Row RandomRow(const RandomKey& key, uint64_t row_number, int64_t row_tokens, int64_t vocabulary) {
-  Row row;
-  const int64_t document = std::max<int64_t>(2, row_tokens / 3);
-  for (int64_t t = 0; t < row_tokens; ++t) {
-    const uint64_t element = row_number * static_cast<uint64_t>(row_tokens + 1) + t;
-    const auto draw = [&](uint64_t at) {
-      return static_cast<int32_t>(key.Uniform(at) * static_cast<double>(vocabulary));
-    };
-    row.tokens.push_back(draw(element));
-    row.targets.push_back(draw(element + 1));
-    row.weights.push_back((t + 1) % document == 0 ? 0.0f : 1.0f);
-    if (t % document == 0) row.document_starts.push_back(t);
-  }
-  return row;
-}
-
-std::vector<Batch> RandomStep(const Recipe& recipe, const Stage& stage) {
-  const RandomKey key(recipe.seed(), RandomPurpose::kTest);
-  const int64_t rows = stage.tokens_per_step() / stage.row_tokens();
-  std::vector<Batch> batches;
-  std::vector<Row> microbatch;
-  for (int64_t row = 0; row < rows; ++row) {
-    microbatch.push_back(RandomRow(key, static_cast<uint64_t>(row), stage.row_tokens(),
-                                   recipe.model().vocabulary()));
-    if (static_cast<int64_t>(microbatch.size()) < stage.rows_per_microbatch()) continue;
-    batches.push_back(PackRows(microbatch, stage.row_tokens()));
-    microbatch.clear();
-  }
-  return batches;
-}
 
 }  // namespace
 
@@ -75,7 +42,7 @@ absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
   const PretrainingObjective objective;
   TrainingStep training_step(execution, runtime, *optimizer, objective,
                              recipe.optim().gradient_clip_norm());
-  const std::vector<Batch> batches = RandomStep(recipe, stage);
+  const std::vector<Batch> batches = RandomStep(recipe, options.stage);
 
   StepBenchmarkResult result{.stage = stage.name(),
                              .threads = execution.num_threads(),
