@@ -1,6 +1,7 @@
 #include "tools/ranks.h"
 
 #include <string>
+#include <string_view>
 
 #include "base/exit_code.h"
 #include "base/log.h"
@@ -15,7 +16,12 @@ absl::Status RunOnRanks(
   PLAIT_ASSIGN_OR_RETURN(const std::shared_ptr<Communicator> world, MakeWorld());
   SetLogRank(world->rank());
   const absl::Status status = body(world);
-  if (status.ok() || world->size() == 1) return status;
+  if (status.ok()) return status;
+  // A stop that was asked for is no trouble of the other ranks.
+  const bool asked_for = IsAgreed(status) && absl::IsAborted(status);
+  if (world->rank() == 0 || !asked_for)
+    LogFailure(std::string_view(status.message().data(), status.message().size()));
+  if (world->size() == 1) return status;
   const ExitCode code = ExitCodeOf(status);
   if (!IsAgreed(status)) world->Abort(std::string(status.message()), static_cast<int>(code));
   return world->rank() == 0 ? status : WithExitCode(absl::Status(status.code(), ""), code);

@@ -83,6 +83,7 @@ absl::Status TrainOnRank(const Options& options, const std::shared_ptr<Communica
 absl::Status Run(const Options& options) {
   if (options.trainer.output.empty())
     return absl::InvalidArgumentError("--output: is empty; name the folder of the run");
+  const LogToRun log_to_run(options.trainer.output);
   return RunOnRanks([&options](const std::shared_ptr<Communicator>& world) {
     return TrainOnRank(options, world);
   });
