@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "base/dtype.h"
 
@@ -20,6 +19,24 @@ int64_t MonotonicNanoseconds() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return int64_t{1'000'000'000} * now.tv_sec + now.tv_nsec;
+}
+
+// The slot's last call. A rank that stopped while it wrote one leaves it torn: then as it is.
+CollectiveCall LastCall(const LedgerSlot& slot) {
+  constexpr int kTries = 1000;
+  std::array<uint64_t, LedgerSlot::kCallWords> words;
+  for (int attempt = 0; attempt < kTries; ++attempt) {
+    const uint64_t before = slot.version.load(std::memory_order_acquire);
+    for (int i = 0; i < LedgerSlot::kCallWords; ++i) {
+      words[i] = slot.call[i].load(std::memory_order_acquire);
+    }
+    if (before % 2 == 0 && slot.version.load(std::memory_order_relaxed) == before) break;
+  }
+  CollectiveCall call;
+  std::memcpy(static_cast<void*>(&call), words.data(), sizeof(call));
+  call.communicator.back() = '\0';
+  call.site.back() = '\0';
+  return call;
 }
 
 }  // namespace
@@ -85,9 +102,38 @@ std::shared_ptr<CollectiveLedger> CollectiveLedger::Single() {
   return std::make_shared<CollectiveLedger>(std::make_shared<LedgerSlot>(), 1, 0, 0);
 }
 
-void CollectiveLedger::Enter(const CollectiveCall& call) {
-  slot().call = call;
-  slot().calls.fetch_add(1, std::memory_order_release);
+int CollectiveLedger::Join(uint64_t group, int rank) {
+  for (int place = 0; place < LedgerSlot::kMemberships; ++place) {
+    LedgerSlot::Membership& membership = slot().memberships[place];
+    if (membership.group.load(std::memory_order_relaxed) != 0) continue;
+    membership.rank.store(rank, std::memory_order_relaxed);
+    membership.sequence.store(0, std::memory_order_relaxed);
+    membership.group.store(group, std::memory_order_release);
+    return place;
+  }
+  return -1;
+}
+
+void CollectiveLedger::Leave(int place) {
+  if (place >= 0) slot().memberships[place].group.store(0, std::memory_order_release);
+}
+
+void CollectiveLedger::Enter(int place, const CollectiveCall& call) {
+  // A reader that sees one of the new words also sees the odd version, for each word is released
+  // after it. (A fence would do with less, but ThreadSanitizer does not know fences.)
+  LedgerSlot& own = slot();
+  const uint64_t version = own.version.load(std::memory_order_relaxed);
+  own.version.store(version + 1, std::memory_order_relaxed);
+  std::array<uint64_t, LedgerSlot::kCallWords> words;
+  std::memcpy(words.data(), &call, sizeof(call));
+  for (int i = 0; i < LedgerSlot::kCallWords; ++i) {
+    own.call[i].store(words[i], std::memory_order_release);
+  }
+  own.version.store(version + 2, std::memory_order_release);
+  if (place >= 0) {
+    own.memberships[place].sequence.store(call.sequence, std::memory_order_release);
+  }
+  own.calls.fetch_add(1, std::memory_order_release);
 }
 
 CollectiveLedger::Waiting::Waiting(CollectiveLedger& ledger) : ledger_(ledger) {
@@ -102,44 +148,30 @@ CollectiveLedger::Waiting::~Waiting() {
   ledger_.slot().waiting_since.store(0, std::memory_order_release);
 }
 
-double CollectiveLedger::WaitingSeconds() const {
-  const int64_t since = slot().waiting_since.load(std::memory_order_acquire);
-  return since == 0 ? 0.0 : static_cast<double>(MonotonicNanoseconds() - since) * 1e-9;
-}
-
-std::string CollectiveLedger::Report() const {
+std::vector<RankActivity> CollectiveLedger::Activities() const {
   const int64_t now = MonotonicNanoseconds();
-  std::vector<std::string> lines;
-  std::vector<int64_t> missing;
-  // Where all wait, some wait in another call than the others: those that made fewer calls of the
-  // same communicator are behind.
-  int64_t furthest = 0;
-  bool all_wait = true;
+  std::vector<RankActivity> activities;
   for (int i = 0; i < num_slots_; ++i) {
     const LedgerSlot& other = slots_.get()[i];
-    furthest = std::max(furthest, other.calls.load(std::memory_order_acquire));
-    all_wait = all_wait && other.waiting_since.load(std::memory_order_acquire) != 0;
-  }
-  for (int i = 0; i < num_slots_; ++i) {
-    const LedgerSlot& other = slots_.get()[i];
-    const int64_t rank = other.rank.load(std::memory_order_relaxed);
+    RankActivity activity;
+    activity.rank = other.rank.load(std::memory_order_relaxed);
+    activity.process = other.process.load(std::memory_order_acquire);
     const int64_t since = other.waiting_since.load(std::memory_order_acquire);
-    const int64_t calls = other.calls.load(std::memory_order_acquire);
-    const CollectiveCall call = other.call;
-    const std::string state =
-        since == 0 ? "not waiting" : absl::StrFormat("waiting for %.1f s", (now - since) * 1e-9);
-    lines.push_back(absl::StrFormat("rank %d (process %d): %s; last collective, number %d: %s",
-                                    rank, other.process.load(std::memory_order_relaxed), state,
-                                    calls, calls == 0 ? "none" : call.ToString()));
-    if (all_wait ? calls < furthest : since == 0) missing.push_back(rank);
+    if (since != 0) activity.waiting_seconds = static_cast<double>(now - since) * 1e-9;
+    activity.calls = other.calls.load(std::memory_order_acquire);
+    activity.call = LastCall(other);
+    for (const LedgerSlot::Membership& membership : other.memberships) {
+      const uint64_t group = membership.group.load(std::memory_order_acquire);
+      if (group == 0) continue;
+      activity.memberships.push_back({group, membership.rank.load(std::memory_order_relaxed),
+                                      membership.sequence.load(std::memory_order_acquire)});
+    }
+    activities.push_back(std::move(activity));
   }
-  lines.push_back(missing.empty() ? "every rank of this host waits in the same place: look at the "
-                                    "other hosts' reports"
-                                  : absl::StrCat("missing: rank ", absl::StrJoin(missing, ", ")));
-  return absl::StrJoin(lines, "\n");
+  return activities;
 }
 
-absl::Status CompareCalls(std::string_view communicator, std::span<const CollectiveCall> calls) {
+std::vector<size_t> DifferingCalls(std::span<const CollectiveCall> calls) {
   // The most common call stands for what was meant; the first of equals.
   size_t most = 0;
   size_t common = 0;
@@ -152,19 +184,32 @@ absl::Status CompareCalls(std::string_view communicator, std::span<const Collect
       common = i;
     }
   }
-  if (most == calls.size()) return absl::OkStatus();
-  std::vector<std::string> culprits;
-  // Without a majority nobody can be called right: all are listed.
+  std::vector<size_t> differing;
+  if (most == calls.size()) return differing;
+  // Without a majority nobody can be called right.
   const bool majority = 2 * most > calls.size();
   for (size_t i = 0; i < calls.size(); ++i) {
-    if (majority && calls[i].Matches(calls[common])) continue;
+    if (!majority || !calls[i].Matches(calls[common])) differing.push_back(i);
+  }
+  return differing;
+}
+
+absl::Status CompareCalls(std::string_view communicator, std::span<const CollectiveCall> calls) {
+  const std::vector<size_t> differing = DifferingCalls(calls);
+  if (differing.empty()) return absl::OkStatus();
+  std::vector<std::string> culprits;
+  for (const size_t i : differing) {
     culprits.push_back(absl::StrCat("rank ", i, " calls ", calls[i].ToString()));
   }
-  const std::string rest =
-      majority ? absl::StrCat("; the others call ", calls[common].ToString()) : std::string();
-  return absl::InternalError(
-      absl::StrCat("collectives do not match on ", absl::string_view(communicator.data(), communicator.size()),
-                   ": ", absl::StrJoin(culprits, "; "), rest));
+  std::string rest;
+  for (size_t i = 0; i < calls.size() && rest.empty(); ++i) {
+    if (std::find(differing.begin(), differing.end(), i) == differing.end()) {
+      rest = absl::StrCat("; the others call ", calls[i].ToString());
+    }
+  }
+  return absl::InternalError(absl::StrCat(
+      "collectives do not match on ", absl::string_view(communicator.data(), communicator.size()),
+      ": ", absl::StrJoin(culprits, "; "), rest));
 }
 
 }  // namespace plait

@@ -1,8 +1,9 @@
 // CollectiveLedger: what every rank's last collective is, so that a run that stands still says why.
 // Each rank has one slot, written by it alone, in memory that all ranks of its host can read. The
-// watchdog (collective_watchdog.h) reads the slots when a rank has waited too long. In check mode
-// (recipe field debug.check_collectives) the ranks of a communicator also compare their calls before
-// data moves: operation, place in the order, dtype, sizes and call site.
+// watchdog (collective_watchdog.h) reads the slots when a rank has waited too long, and
+// collective_diagnosis.h says who is missing. In check mode (recipe field debug.check_collectives)
+// the ranks of a communicator also compare their calls before data moves: operation, place in the
+// order, dtype and sizes.
 #pragma once
 
 #include <array>
@@ -12,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 
@@ -38,10 +40,13 @@ std::string_view Name(CollectiveOperation operation);
 // One call, as a plain value that can be sent and compared. Texts are cut to their arrays.
 struct CollectiveCall {
   CollectiveOperation operation = CollectiveOperation::kNone;
-  int32_t dtype = -1;        // of DType; -1: none
-  int64_t sequence = 0;      // of the call among those of its communicator, from 1
-  int64_t count = 0;         // elements that all ranks must agree on; 0: none
-  int32_t peer = -1;         // root or peer; -1: none
+  int32_t dtype = -1;  // of DType; -1: none
+  // Of the call among the collectives of its communicator, from 1; of a send or receive, the
+  // collectives before it.
+  int64_t sequence = 0;
+  int64_t count = 0;   // elements that all ranks must agree on; 0: none
+  int32_t peer = -1;   // root or peer; -1: none
+  uint64_t group = 0;  // identity of the communicator, the same on all of its ranks
   std::array<char, 20> communicator{};
   std::array<char, 96> site{};  // "file:line"
 
@@ -51,16 +56,44 @@ struct CollectiveCall {
   bool Matches(const CollectiveCall& other) const;
 };
 
-// Memory of one rank's slot. Written by its rank; read by any, possibly torn between two calls, for
-// a report only.
+// What a rank is doing, as another rank of its host sees it.
+struct RankActivity {
+  // A communicator that the rank belongs to.
+  struct Membership {
+    uint64_t group = 0;    // as in CollectiveCall
+    int32_t rank = 0;      // in the communicator
+    int64_t sequence = 0;  // of the rank's last collective there
+  };
+
+  int64_t rank = 0;  // in the job
+  int64_t process = 0;
+  int64_t calls = 0;            // entered so far
+  double waiting_seconds = -1;  // negative: not waiting
+  CollectiveCall call;          // the last one
+  std::vector<Membership> memberships;
+};
+
+// Memory of one rank's slot: written by its rank, read by any. The call is written between two
+// odd-even steps of `version`, so that a reader sees all of one call.
 struct alignas(64) LedgerSlot {
+  static constexpr int kMemberships = 16;
+  static constexpr int kCallWords = sizeof(CollectiveCall) / sizeof(uint64_t);
+  struct Membership {
+    std::atomic<uint64_t> group;  // 0: free
+    std::atomic<int32_t> rank;
+    std::atomic<int64_t> sequence;
+  };
+
   std::atomic<int64_t> calls;          // entered so far, by this rank
   std::atomic<int64_t> waiting_since;  // nanoseconds of the host's monotonic clock; 0: not waiting
   std::atomic<int64_t> bytes_moved;    // of payload, see parallel/communication_plan.h
   std::atomic<int64_t> process;        // id of its process; 0: not started
   std::atomic<int64_t> rank;           // in the job
-  CollectiveCall call;                 // the last one
+  std::atomic<uint64_t> version;       // odd while `call` is being written
+  std::array<std::atomic<uint64_t>, kCallWords> call;
+  std::array<Membership, kMemberships> memberships;
 };
+static_assert(sizeof(CollectiveCall) % sizeof(uint64_t) == 0);
 
 class CollectiveLedger {
  public:
@@ -74,7 +107,12 @@ class CollectiveLedger {
   void set_check(bool check) { check_ = check; }
   bool check() const { return check_; }
 
-  void Enter(const CollectiveCall& call);
+  // A communicator that this rank belongs to, in which it has `rank`. Returns its place for Enter
+  // and Leave; -1 where all are taken: reports know less about that communicator.
+  int Join(uint64_t group, int rank);
+  void Leave(int place);
+
+  void Enter(int place, const CollectiveCall& call);
   void AddBytes(int64_t bytes) { slot().bytes_moved.fetch_add(bytes, std::memory_order_relaxed); }
   int64_t bytes_moved() const { return slot().bytes_moved.load(std::memory_order_relaxed); }
   // Nanoseconds that this rank has spent waiting for others.
@@ -96,11 +134,10 @@ class CollectiveLedger {
   // In the job.
   int rank() const { return static_cast<int>(slot().rank.load(std::memory_order_relaxed)); }
 
-  // Seconds that this rank has been waiting now; 0 if it is not.
-  double WaitingSeconds() const;
-  // One line a rank of this host: its last call, how long it has been waiting in it or that it is
-  // not waiting at all; last, which ranks the waiting ones miss.
-  std::string Report() const;
+  // When this rank began to wait, nanoseconds of the host's monotonic clock; 0: it is not waiting.
+  int64_t waiting_since() const { return slot().waiting_since.load(std::memory_order_acquire); }
+  // Of the ranks of this host, by rank.
+  std::vector<RankActivity> Activities() const;
 
  private:
   LedgerSlot& slot() { return slots_.get()[own_]; }
@@ -112,6 +149,10 @@ class CollectiveLedger {
   bool check_ = false;
   int64_t waited_ = 0;
 };
+
+// Indices of the calls that differ from the most common one; all where none is common to more than
+// half of them; none where all match.
+std::vector<size_t> DifferingCalls(std::span<const CollectiveCall> calls);
 
 // Ok where all calls match; else Internal, naming the ranks that differ from the most common call
 // (all of them where there is none) and what each one called.

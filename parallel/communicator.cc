@@ -42,15 +42,27 @@ CollectiveCall Call(CollectiveOperation operation, DType dtype, int64_t count,
   return call;
 }
 
+bool IsPairs(CollectiveOperation operation) {
+  return operation == CollectiveOperation::kSend || operation == CollectiveOperation::kReceive;
+}
+
+// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+uint64_t Scrambled(uint64_t value) {
+  value += 0x9e3779b97f4a7c15;
+  value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9;
+  value = (value ^ (value >> 27)) * 0x94d049bb133111eb;
+  return value ^ (value >> 31);
+}
+
 int64_t Bytes(int64_t elements, DType dtype) {
   return elements * static_cast<int64_t>(SizeOf(dtype));
 }
 
 absl::Status CheckSizes(const char* operation, int64_t expected, DType dtype, VectorView output) {
   if (output.size == expected && output.dtype == dtype) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(operation, ": expected an output of ", expected, " ", Name(dtype),
-                   " elements, got ", output.size, " ", Name(output.dtype)));
+  return absl::InvalidArgumentError(absl::StrCat(operation, ": expected an output of ", expected,
+                                                 " ", Name(dtype), " elements, got ", output.size,
+                                                 " ", Name(output.dtype)));
 }
 
 }  // namespace
@@ -59,16 +71,18 @@ Communicator::Communicator(int rank, int size, std::string name,
                            std::shared_ptr<CollectiveLedger> ledger)
     : rank_(rank), size_(size), name_(std::move(name)), ledger_(std::move(ledger)) {}
 
-absl::Status Communicator::Begin(CollectiveCall& call) {
-  call.sequence = ++calls_;
+void Communicator::Enter(CollectiveCall& call) {
+  if (place_ < 0) place_ = ledger_->Join(group_, rank_);
+  // A pair's call is not everybody's: only collectives are counted.
+  call.sequence = IsPairs(call.operation) ? calls_ : ++calls_;
+  call.group = group_;
   CutInto(name_, call.communicator);
-  ledger_->Enter(call);
-  if (!ledger_->check() || size_ == 1) return absl::OkStatus();
-  // A pair's call is not everybody's: only collectives are compared.
-  if (call.operation == CollectiveOperation::kSend ||
-      call.operation == CollectiveOperation::kReceive) {
-    return absl::OkStatus();
-  }
+  ledger_->Enter(place_, call);
+}
+
+absl::Status Communicator::Begin(CollectiveCall& call) {
+  Enter(call);
+  if (!ledger_->check() || size_ == 1 || IsPairs(call.operation)) return absl::OkStatus();
   std::vector<CollectiveCall> calls(static_cast<size_t>(size_));
   {
     const CollectiveLedger::Waiting waiting(*ledger_);
@@ -95,9 +109,9 @@ absl::StatusOr<Event> Communicator::AllGather(Stream& stream, ConstVectorView in
 absl::StatusOr<Event> Communicator::ReduceScatter(Stream& stream, ConstVectorView input,
                                                   VectorView output, CallSite site) {
   if (input.size != size_ * output.size || input.dtype != output.dtype) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "reduce-scatter: expected an input of ", size_ * output.size, " ", Name(output.dtype),
-        " elements, got ", input.size, " ", Name(input.dtype)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("reduce-scatter: expected an input of ", size_ * output.size, " ",
+                     Name(output.dtype), " elements, got ", input.size, " ", Name(input.dtype)));
   }
   CollectiveCall call = Call(CollectiveOperation::kReduceScatter, input.dtype, output.size, site);
   PLAIT_RETURN_IF_ERROR(Begin(call));
@@ -108,10 +122,10 @@ absl::StatusOr<Event> Communicator::ReduceScatter(Stream& stream, ConstVectorVie
 
 absl::StatusOr<Event> Communicator::AllReduce(Stream& stream, VectorView buffer,
                                               ReduceOperation operation, CallSite site) {
-  CollectiveCall call = Call(operation == ReduceOperation::kSum
-                                 ? CollectiveOperation::kAllReduceSum
-                                 : CollectiveOperation::kAllReduceMax,
-                             buffer.dtype, buffer.size, site);
+  CollectiveCall call =
+      Call(operation == ReduceOperation::kSum ? CollectiveOperation::kAllReduceSum
+                                              : CollectiveOperation::kAllReduceMax,
+           buffer.dtype, buffer.size, site);
   PLAIT_RETURN_IF_ERROR(Begin(call));
   if (size_ > 1) {
     ledger_->AddBytes(2 * (size_ - 1) * Bytes((buffer.size + size_ - 1) / size_, buffer.dtype));
@@ -199,7 +213,12 @@ absl::StatusOr<std::shared_ptr<Communicator>> Communicator::Split(int color, int
   CollectiveCall call = Call(CollectiveOperation::kSplit, site);
   PLAIT_RETURN_IF_ERROR(Begin(call));
   const CollectiveLedger::Waiting waiting(*ledger_);
-  return DoSplit(color, key, name);
+  PLAIT_ASSIGN_OR_RETURN(std::shared_ptr<Communicator> part, DoSplit(color, key, name));
+  // The same on all ranks of the part, and no other communicator's.
+  part->group_ =
+      Scrambled(Scrambled(group_ ^ static_cast<uint64_t>(calls_)) ^ static_cast<uint32_t>(color));
+  part->place_ = ledger_->Join(part->group_, part->rank_);
+  return part;
 }
 
 absl::StatusOr<std::shared_ptr<void>> Communicator::AllocateShared(size_t bytes, CallSite site) {
@@ -212,9 +231,7 @@ absl::StatusOr<std::shared_ptr<void>> Communicator::AllocateShared(size_t bytes,
 
 void Communicator::EnterSharedWait(CallSite site) {
   CollectiveCall call = Call(CollectiveOperation::kSharedWait, site);
-  call.sequence = ++calls_;
-  CutInto(name_, call.communicator);
-  ledger_->Enter(call);
+  Enter(call);
 }
 
 }  // namespace plait

@@ -30,7 +30,7 @@ class Communicator {
  public:
   using CallSite = std::source_location;
 
-  virtual ~Communicator() = default;
+  virtual ~Communicator() { ledger_->Leave(place_); }
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
@@ -106,6 +106,7 @@ class Communicator {
   virtual absl::Status ExchangeCalls(const CollectiveCall& own, std::span<CollectiveCall> all) = 0;
 
  private:
+  void Enter(CollectiveCall& call);
   // Enters the call; in check mode compares it with the other ranks'.
   absl::Status Begin(CollectiveCall& call);
   absl::StatusOr<Event> End(absl::StatusOr<Event> event);
@@ -114,7 +115,10 @@ class Communicator {
   int size_;
   std::string name_;
   std::shared_ptr<CollectiveLedger> ledger_;
-  int64_t calls_ = 0;
+  int64_t calls_ = 0;  // collectives so far
+  // Of the world; a part's comes from its parent's, see Split.
+  uint64_t group_ = 1;
+  int place_ = -1;  // in the ledger; taken by the first call or by Split
 };
 
 // The communicator of a run with one rank: every collective is a copy or nothing. Send and Receive

@@ -7,12 +7,14 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "parallel/collective_watchdog.h"
 #include "parallel/status_agreement.h"
 #include "recipes/recipe_loader.h"
 #include "tools/plait.h"
@@ -57,7 +59,10 @@ absl::Status TrainOnRank(const Options& options, const std::shared_ptr<Communica
   absl::StatusOr<recipe::v1::Recipe> recipe =
       LoadValidRecipe(options.recipe, options.overrides, world->size());
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*world, recipe.status()));
-  StopOnSignals();
+  std::optional<CollectiveWatchdog> watchdog;
+  if (world->size() > 1) {
+    watchdog.emplace(world->ledger(), recipe->trainer().collective_timeout_seconds());
+  }
   TrainerOptions trainer_options = options.trainer;
   trainer_options.stop_requested = &stop_requested;
   trainer_options.world = world;
@@ -84,6 +89,8 @@ absl::Status Run(const Options& options) {
   if (options.trainer.output.empty())
     return absl::InvalidArgumentError("--output: is empty; name the folder of the run");
   const LogToRun log_to_run(options.trainer.output);
+  // Before the ranks meet: a launcher may pass a signal on at any time.
+  StopOnSignals();
   return RunOnRanks([&options](const std::shared_ptr<Communicator>& world) {
     return TrainOnRank(options, world);
   });
@@ -106,8 +113,7 @@ void AddTrainCommand(CLI::App& plait, Action& action) {
       "Example: plait train recipes/library/demo_pretrain.textproto --output runs/first --set "
       "data.path=data\nOn several ranks: tools/launch/mpirun.sh -n 2 plait train ...; Slurm: "
       "tools/launch/slurm.sh.\nSIGTERM, SIGINT or SIGUSR1 stops it with a checkpoint at the next "
-      "step, "
-      "exit code 75.");
+      "step, exit code 75; a second one ends it at once.");
   command->callback([options, &action] { action = [options] { return Run(*options); }; });
 }
 

@@ -1,0 +1,77 @@
+#include "parallel/collective_watchdog.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "base/exit_code.h"
+#include "parallel/collective_diagnosis.h"
+
+namespace plait {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// How much later the ranks speak for which a lower one should have spoken.
+constexpr double kGraceSeconds = 1.0;
+// Between two looks more than this has passed only where the process did not run.
+constexpr double kLongestLookSeconds = 1.0;
+
+double SecondsBetween(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+// The lowest rank of this host that can speak and waits.
+int64_t Speaker(std::span<const ObservedRank> ranks) {
+  for (const ObservedRank& rank : ranks) {
+    if (rank.Waits()) return rank.activity.rank;
+  }
+  return -1;
+}
+
+}  // namespace
+
+CollectiveWatchdog::CollectiveWatchdog(const CollectiveLedger& ledger, double timeout_seconds,
+                                       OnTimeout on_timeout)
+    : ledger_(ledger),
+      timeout_seconds_(timeout_seconds),
+      on_timeout_(std::move(on_timeout)),
+      thread_([this](const std::stop_token& stop) { Watch(stop); }) {}
+
+void CollectiveWatchdog::EndProcess(const std::string& report) {
+  std::fprintf(stderr, "plait: %s\n", report.c_str());
+  std::fflush(stderr);
+  // The launcher ends the job with this process: other hosts' reports come first.
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  _exit(static_cast<int>(ExitCode::kTryAgain));
+}
+
+void CollectiveWatchdog::Watch(const std::stop_token& stop) {
+  const auto period = std::chrono::duration<double>(std::clamp(timeout_seconds_ / 8, 0.01, 0.25));
+  int64_t wait = 0;    // the one being watched, by its beginning
+  double watched = 0;  // seconds of it
+  Clock::time_point last = Clock::now();
+  std::unique_lock lock(mutex_);
+  while (!stopped_.wait_for(lock, stop, period, [&] { return stop.stop_requested(); })) {
+    const Clock::time_point now = Clock::now();
+    const double passed = std::min(SecondsBetween(last, now), kLongestLookSeconds);
+    last = now;
+    const int64_t since = ledger_.waiting_since();
+    watched = since != 0 && since == wait ? watched + passed : 0;
+    wait = since;
+    if (watched < timeout_seconds_) continue;
+    const std::vector<ObservedRank> ranks = Observe(ledger_);
+    if (Speaker(ranks) != ledger_.rank() && watched < timeout_seconds_ + kGraceSeconds) continue;
+    on_timeout_(
+        absl::StrFormat("rank %d has waited for %.1f s, which is more than the %g s of "
+                        "trainer.collective_timeout_seconds\n%s",
+                        ledger_.rank(), watched, timeout_seconds_, Report(ranks)));
+    return;
+  }
+}
+
+}  // namespace plait
