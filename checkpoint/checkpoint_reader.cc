@@ -1,7 +1,7 @@
 #include "checkpoint/checkpoint_reader.h"
 
+#include <algorithm>
 #include <filesystem>
-#include <map>
 #include <set>
 #include <system_error>
 
@@ -10,7 +10,8 @@
 #include "base/durable_file.h"
 #include "base/exit_code.h"
 #include "base/status_macros.h"
-#include "checkpoint/retention.h"
+#include "checkpoint/shard_overlap.h"
+#include "parallel/status_agreement.h"
 
 namespace plait {
 namespace {
@@ -35,23 +36,34 @@ absl::Status CheckFile(const std::string& folder, const CheckpointFile& file) {
       absl::StrCat(path, ": damaged: expected digest ", file.digest, ", found ", digest));
 }
 
-absl::Status CheckSame(const std::string& folder, const NamedTensor& wanted,
-                       const StoredTensor& stored) {
-  const std::string where = absl::StrCat(folder, ": ", wanted.name);
-  if (!(stored.spec.logical_shape == wanted.spec.logical_shape)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(where, ": expected shape ", wanted.spec.logical_shape.ToString(), ", found ",
-                     stored.spec.logical_shape.ToString()));
+// The same on every rank, with the exit code of a bad checkpoint where one has it.
+absl::Status Agree(Communicator& world, absl::Status own) {
+  return AgreeOnStatus(world, Bad(std::move(own)));
+}
+
+// A failure of the ranks to talk to each other keeps its own exit code.
+absl::Status CheckSameOnAll(Communicator& world, const std::string& what, const std::string& text) {
+  absl::Status status = CheckSameText(world, what, text);
+  return IsAgreed(status) ? Bad(std::move(status)) : status;
+}
+
+// The first of `elements` that no copy writes; -1 where there is none.
+int64_t FirstMissing(std::vector<ShardCopy> copies, int64_t elements) {
+  std::sort(copies.begin(), copies.end(),
+            [](const ShardCopy& a, const ShardCopy& b) { return a.destination < b.destination; });
+  int64_t end = 0;
+  for (const ShardCopy& copy : copies) {
+    if (copy.destination > end) return end;
+    end = std::max(end, copy.destination + copy.length);
   }
-  if (stored.dtype != wanted.shard.dtype()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        where, ": expected ", Name(wanted.shard.dtype()), ", found ", Name(stored.dtype)));
+  return end < elements ? end : -1;
+}
+
+int64_t LogicalElement(std::span<const ShardRun> runs, int64_t shard_element) {
+  for (const ShardRun& run : runs) {
+    if (shard_element < run.shard + run.length) return run.logical + shard_element - run.shard;
   }
-  if (!(stored.spec == wanted.spec)) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        where, ": was saved by another layout of ranks; run with the layout of the checkpoint"));
-  }
-  return absl::OkStatus();
+  return -1;
 }
 
 // Both directions; `kind` names what the maps hold.
@@ -76,27 +88,27 @@ absl::Status CheckSameKeys(const std::string& folder, const std::string& kind,
 }  // namespace
 
 absl::StatusOr<CheckpointReader> CheckpointReader::Open(const std::string& folder) {
+  return Open(*MakeSingleRankCommunicator(), folder);
+}
+
+absl::StatusOr<CheckpointReader> CheckpointReader::Open(Communicator& world,
+                                                        const std::string& folder) {
   CheckpointReader reader;
   reader.folder_ = folder;
   absl::StatusOr<CheckpointManifest> manifest = ReadCheckpointManifest(folder);
-  if (!manifest.ok()) return Bad(manifest.status());
+  PLAIT_RETURN_IF_ERROR(Agree(world, manifest.status()));
   reader.manifest_ = *std::move(manifest);
-  if (absl::Status status = reader.CheckFiles(); !status.ok()) return Bad(status);
-  for (int64_t rank = 0; rank < reader.manifest_.ranks; ++rank) {
-    absl::StatusOr<ShardFile> file =
-        ShardFile::Open(absl::StrCat(folder, "/", ShardFileName(rank)));
-    if (!file.ok()) return Bad(file.status());
-    reader.shard_files_.push_back(*std::move(file));
-  }
+  PLAIT_RETURN_IF_ERROR(CheckSameOnAll(world, absl::StrCat(folder, "/", kCheckpointManifestName),
+                                       CheckpointManifestText(reader.manifest_)));
+  PLAIT_RETURN_IF_ERROR(Agree(world, reader.CheckFiles(world)));
+  // Only now that all bytes are known to be those that were written.
+  PLAIT_RETURN_IF_ERROR(Agree(world, reader.OpenShardFiles()));
   return reader;
 }
 
-absl::Status CheckpointReader::CheckFiles() const {
+absl::Status CheckpointReader::CheckFiles(const Communicator& world) const {
   std::set<std::string> names;
-  for (const CheckpointFile& file : manifest_.files) {
-    names.insert(file.name);
-    PLAIT_RETURN_IF_ERROR(CheckFile(folder_, file));
-  }
+  for (const CheckpointFile& file : manifest_.files) names.insert(file.name);
   for (int64_t rank = 0; rank < manifest_.ranks; ++rank) {
     if (names.count(ShardFileName(rank)) == 0) {
       return absl::DataLossError(absl::StrCat(folder_, "/", kCheckpointManifestName,
@@ -104,15 +116,35 @@ absl::Status CheckpointReader::CheckFiles() const {
                                               manifest_.ranks, " ranks"));
     }
   }
+  for (size_t i = static_cast<size_t>(world.rank()); i < manifest_.files.size();
+       i += static_cast<size_t>(world.size())) {
+    PLAIT_RETURN_IF_ERROR(CheckFile(folder_, manifest_.files[i]));
+  }
   return absl::OkStatus();
 }
 
-std::vector<StoredTensor> CheckpointReader::Tensors() const {
-  std::vector<StoredTensor> tensors;
-  for (const ShardFile& file : shard_files_) {
-    tensors.insert(tensors.end(), file.tensors().begin(), file.tensors().end());
+absl::Status CheckpointReader::OpenShardFiles() {
+  for (int64_t rank = 0; rank < manifest_.ranks; ++rank) {
+    PLAIT_ASSIGN_OR_RETURN(ShardFile file,
+                           ShardFile::Open(absl::StrCat(folder_, "/", ShardFileName(rank))));
+    shard_files_.push_back(std::move(file));
   }
-  return tensors;
+  for (int64_t rank = 0; rank < manifest_.ranks; ++rank) {
+    const ShardFile& file = shard_files_[static_cast<size_t>(rank)];
+    for (const StoredTensor& stored : file.tensors()) {
+      Parts& parts = tensors_[stored.name];
+      parts.push_back({rank, &stored});
+      const StoredTensor& first = *parts.front().stored;
+      if (stored.dtype == first.dtype && stored.spec.logical_shape == first.spec.logical_shape) {
+        continue;
+      }
+      return absl::DataLossError(absl::StrCat(
+          file.path(), ": ", stored.name, ": is ", Name(stored.dtype), " ",
+          stored.spec.logical_shape.ToString(), ", in ", ShardFileName(parts.front().rank), " ",
+          Name(first.dtype), " ", first.spec.logical_shape.ToString()));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> CheckpointReader::Attachment(const std::string& name) const {
@@ -125,39 +157,83 @@ absl::StatusOr<std::string> CheckpointReader::Attachment(const std::string& name
   return Bad(absl::NotFoundError(absl::StrCat(folder_, ": has no file ", name)));
 }
 
-absl::Status CheckpointReader::Match(UnaskedTensors unasked, const NamedState& state,
-                                     std::vector<const StoredTensor*>& sources) const {
-  if (shard_files_.size() != 1) {
+absl::Status CheckpointReader::CheckTensor(const NamedTensor& wanted) const {
+  const std::string where = absl::StrCat(folder_, ": ", wanted.name);
+  if (!IsConsistent(wanted.spec) ||
+      wanted.spec.elements.end - wanted.spec.elements.begin != wanted.shard.num_elements()) {
+    return absl::InternalError(absl::StrCat(where, ": its spec does not describe the ",
+                                            wanted.shard.num_elements(), " elements asked for"));
+  }
+  const auto found = tensors_.find(wanted.name);
+  if (found == tensors_.end()) {
+    // Tensors without elements are in no file.
+    if (wanted.spec.logical_shape.num_elements() == 0) return absl::OkStatus();
     return absl::FailedPreconditionError(
-        absl::StrCat(folder_, ": was saved by ", shard_files_.size(), " ranks, this run has one"));
+        absl::StrCat(folder_, ": has no tensor ", wanted.name, ", which this run needs"));
   }
-  std::map<std::string, const StoredTensor*> stored;
-  for (const StoredTensor& tensor : shard_files_[0].tensors()) stored[tensor.name] = &tensor;
-  for (const NamedTensor& tensor : state.tensors) {
-    const auto found = stored.find(tensor.name);
-    if (found == stored.end()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(folder_, ": has no tensor ", tensor.name, ", which this run needs"));
-    }
-    PLAIT_RETURN_IF_ERROR(CheckSame(folder_, tensor, *found->second));
-    sources.push_back(found->second);
-    stored.erase(found);
+  const StoredTensor& stored = *found->second.front().stored;
+  if (!(stored.spec.logical_shape == wanted.spec.logical_shape)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(where, ": expected shape ", wanted.spec.logical_shape.ToString(), ", found ",
+                     stored.spec.logical_shape.ToString()));
   }
-  if (unasked == UnaskedTensors::kRefuse && !stored.empty()) {
+  if (stored.dtype != wanted.shard.dtype()) {
     return absl::FailedPreconditionError(absl::StrCat(
-        folder_, ": has the tensor ", stored.begin()->first, ", which this run does not have"));
+        where, ": expected ", Name(wanted.shard.dtype()), ", found ", Name(stored.dtype)));
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckpointReader::FindSources(const std::string& name, const ShardSpec& wanted,
+                                           std::vector<Source>& sources) const {
+  const std::vector<ShardRun> runs = RunsOf(wanted);
+  if (runs.empty()) return absl::OkStatus();
+  std::vector<ShardCopy> all;
+  for (const Part& part : tensors_.at(name)) {
+    std::vector<ShardCopy> copies = OverlapOf(RunsOf(part.stored->spec), runs);
+    if (copies.empty()) continue;
+    all.insert(all.end(), copies.begin(), copies.end());
+    sources.push_back({part, std::move(copies)});
+  }
+  const int64_t missing = FirstMissing(std::move(all), wanted.elements.end - wanted.elements.begin);
+  if (missing < 0) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(folder_, ": ", name, ": element ", LogicalElement(runs, missing), " of its ",
+                   wanted.logical_shape.num_elements(), " is in none of ", ShardFileName(0), " to ",
+                   ShardFileName(manifest_.ranks - 1)));
+}
+
+absl::Status CheckpointReader::CheckScalars(UnaskedTensors unasked, const NamedState& state) const {
   PLAIT_RETURN_IF_ERROR(
       CheckSameKeys(folder_, "counter", unasked, state.integers, manifest_.integers));
   return CheckSameKeys(folder_, "text", unasked, state.texts, manifest_.texts);
 }
 
 absl::Status CheckpointReader::Load(UnaskedTensors unasked, NamedState& state) const {
-  std::vector<const StoredTensor*> sources;
-  if (absl::Status status = Match(unasked, state, sources); !status.ok()) return Bad(status);
-  for (size_t i = 0; i < sources.size(); ++i) {
-    absl::Status status = shard_files_[0].Read(*sources[i], state.tensors[i].shard.raw());
+  std::vector<std::vector<Source>> sources(state.tensors.size());
+  std::set<std::string> asked;
+  for (size_t i = 0; i < state.tensors.size(); ++i) {
+    const NamedTensor& tensor = state.tensors[i];
+    asked.insert(tensor.name);
+    if (absl::Status status = CheckTensor(tensor); !status.ok()) return Bad(status);
+    absl::Status status = FindSources(tensor.name, tensor.spec, sources[i]);
     if (!status.ok()) return Bad(status);
+  }
+  if (unasked == UnaskedTensors::kRefuse) {
+    for (const auto& [name, parts] : tensors_) {
+      if (asked.count(name) > 0) continue;
+      return Bad(absl::FailedPreconditionError(
+          absl::StrCat(folder_, ": has the tensor ", name, ", which this run does not have")));
+    }
+  }
+  if (absl::Status status = CheckScalars(unasked, state); !status.ok()) return Bad(status);
+  for (size_t i = 0; i < state.tensors.size(); ++i) {
+    for (const Source& source : sources[i]) {
+      const ShardFile& file = shard_files_[static_cast<size_t>(source.part.rank)];
+      absl::Status status =
+          file.ReadCopies(*source.part.stored, source.copies, state.tensors[i].shard.raw());
+      if (!status.ok()) return Bad(status);
+    }
   }
   for (auto& [name, value] : state.integers) value = manifest_.integers.at(name);
   for (auto& [name, value] : state.texts) value = manifest_.texts.at(name);
@@ -166,44 +242,77 @@ absl::Status CheckpointReader::Load(UnaskedTensors unasked, NamedState& state) c
 
 absl::Status CheckpointReader::VerifyTensors() const {
   std::vector<char> buffer;
-  for (const ShardFile& file : shard_files_) {
-    for (const StoredTensor& tensor : file.tensors()) {
-      buffer.resize(static_cast<size_t>(tensor.num_elements) * SizeOf(tensor.dtype));
-      if (absl::Status status = file.Read(tensor, buffer.data()); !status.ok()) return Bad(status);
+  for (const auto& [name, parts] : tensors_) {
+    for (const Part& part : parts) {
+      buffer.resize(static_cast<size_t>(part.stored->num_elements) * SizeOf(part.stored->dtype));
+      const ShardFile& file = shard_files_[static_cast<size_t>(part.rank)];
+      absl::Status status = file.Read(*part.stored, buffer.data());
+      if (!status.ok()) return Bad(status);
     }
+    std::vector<Source> sources;
+    const ShardSpec whole = ShardSpec::Whole(parts.front().stored->spec.logical_shape);
+    if (absl::Status status = FindSources(name, whole, sources); !status.ok()) return Bad(status);
   }
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<CheckpointEntry>> ListCheckpoints(
+    Communicator& world, const std::string& checkpoints_folder) {
+  absl::StatusOr<std::vector<CheckpointEntry>> entries = ListCheckpoints(checkpoints_folder);
+  PLAIT_RETURN_IF_ERROR(Agree(world, entries.status()));
+  std::string names;
+  for (const CheckpointEntry& entry : *entries) absl::StrAppend(&names, entry.folder, "\n");
+  PLAIT_RETURN_IF_ERROR(CheckSameOnAll(
+      world, absl::StrCat("the list of checkpoints in ", checkpoints_folder), names));
+  return entries;
+}
+
 absl::StatusOr<CheckpointReader> OpenNewestCheckpoint(const std::string& checkpoints_folder,
                                                       std::vector<RejectedCheckpoint>* rejected) {
-  absl::StatusOr<std::vector<CheckpointEntry>> entries = ListCheckpoints(checkpoints_folder);
-  if (!entries.ok()) return Bad(entries.status());
-  for (const CheckpointEntry& entry : *entries) {
-    absl::StatusOr<CheckpointReader> reader = CheckpointReader::Open(entry.folder);
-    if (reader.ok()) return reader;
+  return OpenNewestCheckpoint(*MakeSingleRankCommunicator(), checkpoints_folder, rejected);
+}
+
+absl::StatusOr<CheckpointReader> OpenNewestCheckpoint(Communicator& world,
+                                                      const std::string& checkpoints_folder,
+                                                      std::vector<RejectedCheckpoint>* rejected) {
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<CheckpointEntry> entries,
+                         ListCheckpoints(world, checkpoints_folder));
+  for (const CheckpointEntry& entry : entries) {
+    absl::StatusOr<CheckpointReader> reader = CheckpointReader::Open(world, entry.folder);
+    // Older checkpoints do not help where the ranks cannot talk to each other.
+    if (reader.ok() || !IsAgreed(reader.status())) return reader;
     rejected->push_back({entry.folder, std::string(reader.status().message())});
   }
-  return Bad(absl::NotFoundError(entries->empty()
+  return Bad(absl::NotFoundError(entries.empty()
                                      ? absl::StrCat(checkpoints_folder, ": holds no checkpoint")
                                      : absl::StrCat(checkpoints_folder, ": none of its ",
-                                                    entries->size(), " checkpoints verifies")));
+                                                    entries.size(), " checkpoints verifies")));
 }
 
 absl::StatusOr<CheckpointReader> OpenCheckpointOrRun(const std::string& path,
                                                      std::vector<RejectedCheckpoint>* rejected) {
+  return OpenCheckpointOrRun(*MakeSingleRankCommunicator(), path, rejected);
+}
+
+absl::StatusOr<CheckpointReader> OpenCheckpointOrRun(Communicator& world, const std::string& path,
+                                                     std::vector<RejectedCheckpoint>* rejected) {
   std::error_code ignored;
-  if (std::filesystem::exists(absl::StrCat(path, "/", kCheckpointManifestName), ignored)) {
-    return CheckpointReader::Open(path);
+  const bool is_checkpoint =
+      std::filesystem::exists(absl::StrCat(path, "/", kCheckpointManifestName), ignored);
+  std::string folder = absl::StrCat(path, "/checkpoints");
+  absl::Status found;
+  if (is_checkpoint) {
+    folder = path;
+  } else if (!std::filesystem::is_directory(folder, ignored)) {
+    folder = path;
+    if (!std::filesystem::is_directory(path, ignored))
+      found = absl::NotFoundError(absl::StrCat(path, ": no such folder"));
   }
-  const std::string checkpoints = absl::StrCat(path, "/checkpoints");
-  if (std::filesystem::is_directory(checkpoints, ignored)) {
-    return OpenNewestCheckpoint(checkpoints, rejected);
-  }
-  if (!std::filesystem::is_directory(path, ignored)) {
-    return Bad(absl::NotFoundError(absl::StrCat(path, ": no such folder")));
-  }
-  return OpenNewestCheckpoint(path, rejected);
+  PLAIT_RETURN_IF_ERROR(Agree(world, found));
+  PLAIT_RETURN_IF_ERROR(CheckSameOnAll(world, absl::StrCat("what is found at ", path),
+                                       absl::StrCat(is_checkpoint ? "checkpoint " : "", folder)));
+  return is_checkpoint ? CheckpointReader::Open(world, folder)
+                       : OpenNewestCheckpoint(world, folder, rejected);
 }
 
 }  // namespace plait

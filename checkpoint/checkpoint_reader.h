@@ -1,15 +1,21 @@
-// Reads checkpoints back. A checkpoint is opened only after every file has the length and digest
-// that its manifest states. There is no pointer to the latest one: the newest that verifies is it.
-// All errors carry exit code 3 (base/exit_code.h), are one line and name the file or tensor.
+// Reads checkpoints back, under any layout of ranks. A checkpoint is opened only after every file
+// has the length and digest that its manifest states; several ranks deal the files among them and
+// agree on what they found. There is no pointer to the latest one: the newest that verifies is it.
+// Errors of a checkpoint carry exit code 3 (base/exit_code.h), are one line and name the file or
+// tensor, and from collective calls they are the same on every rank; a communicator's own errors
+// stay as they are.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoint/manifest_file.h"
+#include "checkpoint/retention.h"
 #include "checkpoint/shard_file.h"
+#include "parallel/communicator.h"
 #include "parallel/named_state.h"
 
 namespace plait {
@@ -21,34 +27,56 @@ enum class UnaskedTensors {
 
 class CheckpointReader {
  public:
+  // A part of a tensor, as the file of `rank` holds it.
+  struct Part {
+    int64_t rank = 0;
+    const StoredTensor* stored = nullptr;  // not null; as long as the reader
+  };
+  // One logical tensor: its parts, by rank, are of one dtype and logical shape. Never empty.
+  using Parts = std::vector<Part>;
+
   // Verifies the manifest and every file. NotFound or DataLoss.
   static absl::StatusOr<CheckpointReader> Open(const std::string& folder);
+  // Collective: rank r of N verifies files r, r + N, ...
+  static absl::StatusOr<CheckpointReader> Open(Communicator& world, const std::string& folder);
 
   const std::string& folder() const { return folder_; }
   const CheckpointManifest& manifest() const { return manifest_; }
   const CheckpointDescription& description() const { return manifest_.description; }
-  // Of every rank's file.
-  std::vector<StoredTensor> Tensors() const;
+  // By name.
+  const std::map<std::string, Parts>& tensors() const { return tensors_; }
   // Bytes of an attached file. NotFound.
   absl::StatusOr<std::string> Attachment(const std::string& name) const;
 
-  // Fills the state's tensors in place, and its integers and texts. FailedPrecondition naming the
-  // first tensor or scalar that is missing, not asked for, of another shape, dtype or layout;
-  // nothing is written then. DataLoss where a shard does not have its digest.
+  // Fills the state's tensors in place, from the files of whatever ranks hold their elements, and
+  // its integers and texts. FailedPrecondition naming the first tensor or scalar that is missing,
+  // not asked for, of another shape or dtype, and DataLoss naming a tensor that no file holds all
+  // elements of: nothing is written then. DataLoss where what is read is damaged. Not collective.
   absl::Status Load(UnaskedTensors unasked, NamedState& state) const;
 
-  // Reads every shard once and compares it with its digest.
+  // Reads every part once and compares it with its digest; DataLoss also where a tensor lacks
+  // elements.
   absl::Status VerifyTensors() const;
 
  private:
+  // What to copy from one part into one wanted shard.
+  struct Source {
+    Part part;
+    std::vector<ShardCopy> copies;
+  };
+
   CheckpointReader() = default;
-  absl::Status CheckFiles() const;
-  absl::Status Match(UnaskedTensors unasked, const NamedState& state,
-                     std::vector<const StoredTensor*>& sources) const;
+  absl::Status CheckFiles(const Communicator& world) const;
+  absl::Status OpenShardFiles();
+  absl::Status CheckTensor(const NamedTensor& wanted) const;
+  absl::Status FindSources(const std::string& name, const ShardSpec& wanted,
+                           std::vector<Source>& sources) const;
+  absl::Status CheckScalars(UnaskedTensors unasked, const NamedState& state) const;
 
   std::string folder_;
   CheckpointManifest manifest_;
-  std::vector<ShardFile> shard_files_;
+  std::vector<ShardFile> shard_files_;  // by rank
+  std::map<std::string, Parts> tensors_;
 };
 
 struct RejectedCheckpoint {
@@ -56,14 +84,25 @@ struct RejectedCheckpoint {
   std::string reason;
 };
 
+// Collective: the checkpoints of the folder, newest first, the same on every rank.
+// FailedPrecondition where ranks see different ones.
+absl::StatusOr<std::vector<CheckpointEntry>> ListCheckpoints(Communicator& world,
+                                                             const std::string& checkpoints_folder);
+
 // The newest checkpoint of the folder that verifies; `rejected` gets every newer one and why. A
 // state that does not fit is no reason to take an older one: Load tells. NotFound where there is
-// none.
+// none. With a communicator collective, and the same one on every rank.
 absl::StatusOr<CheckpointReader> OpenNewestCheckpoint(const std::string& checkpoints_folder,
                                                       std::vector<RejectedCheckpoint>* rejected);
+absl::StatusOr<CheckpointReader> OpenNewestCheckpoint(Communicator& world,
+                                                      const std::string& checkpoints_folder,
+                                                      std::vector<RejectedCheckpoint>* rejected);
 
-// `path` may be a checkpoint, a run's folder (its newest is taken) or a folder of checkpoints.
+// `path` may be a checkpoint, a run's folder (its newest is taken) or a folder of checkpoints. With
+// a communicator collective.
 absl::StatusOr<CheckpointReader> OpenCheckpointOrRun(const std::string& path,
+                                                     std::vector<RejectedCheckpoint>* rejected);
+absl::StatusOr<CheckpointReader> OpenCheckpointOrRun(Communicator& world, const std::string& path,
                                                      std::vector<RejectedCheckpoint>* rejected);
 
 }  // namespace plait

@@ -7,51 +7,72 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/digest.h"
 #include "base/durable_file.h"
 #include "base/status_macros.h"
 #include "base/tensor.h"
 #include "checkpoint/retention.h"
 #include "checkpoint/shard_file.h"
+#include "checkpoint/shard_overlap.h"
+#include "parallel/status_agreement.h"
 
 namespace plait {
 namespace {
 
-// What a rank tells the others about its file: whether it was written, its bytes, its digest.
-constexpr int64_t kReportWords = 4;
+// What a rank tells the others about its file: its bytes and its digest.
+constexpr int64_t kReportWords = 3;
 constexpr int64_t kDigestBytes = 16;
 
-void Pack(const absl::Status& status, const CheckpointFile& file, int64_t* words) {
-  words[0] = static_cast<int64_t>(status.code());
-  words[1] = file.bytes;
-  const std::string digest = absl::HexStringToBytes(file.digest);
-  words[2] = words[3] = 0;
-  if (digest.size() == kDigestBytes) std::memcpy(words + 2, digest.data(), kDigestBytes);
-}
-
-// Every rank's file, in rank order, or the failure of the first rank that has one.
+// Collective: every rank's file, in rank order.
 absl::StatusOr<std::vector<CheckpointFile>> GatherFiles(Communicator& world,
-                                                        const absl::Status& status,
                                                         const CheckpointFile& file) {
   Tensor own = Tensor::OnHost(DType::kI64, {kReportWords});
   Tensor all = Tensor::OnHost(DType::kI64, {kReportWords * world.size()});
-  Pack(status, file, own.data<int64_t>());
+  own.data<int64_t>()[0] = file.bytes;
+  const std::string digest = absl::HexStringToBytes(file.digest);
+  PLAIT_CHECK(digest.size() == kDigestBytes);
+  std::memcpy(own.data<int64_t>() + 1, digest.data(), kDigestBytes);
   Stream stream;
   PLAIT_ASSIGN_OR_RETURN(const Event done, world.AllGather(stream, own.vector(), all.vector()));
   PLAIT_RETURN_IF_ERROR(done.Synchronize());
-  PLAIT_RETURN_IF_ERROR(status);
   std::vector<CheckpointFile> files;
   for (int rank = 0; rank < world.size(); ++rank) {
     const int64_t* words = all.data<int64_t>() + rank * kReportWords;
-    if (words[0] != 0) {
-      return absl::Status(static_cast<absl::StatusCode>(words[0]),
-                          absl::StrCat("rank ", rank, " could not write its part"));
-    }
-    files.push_back({ShardFileName(rank), words[1],
+    files.push_back({ShardFileName(rank), words[0],
                      absl::BytesToHexString(absl::string_view(
-                         reinterpret_cast<const char*>(words + 2), kDigestBytes))});
+                         reinterpret_cast<const char*>(words + 1), kDigestBytes))});
   }
   return files;
+}
+
+// Collective: of all ranks' files together.
+absl::StatusOr<int64_t> NeededBytes(Communicator& world, const CheckpointContent& content) {
+  // Beside the elements: chunk indices, attributes and the manifest.
+  constexpr int64_t kBytesPerTensor = 4096;
+  int64_t needed = 1 << 16;
+  if (world.rank() == 0) {
+    needed += static_cast<int64_t>(content.description.recipe_text.size());
+    for (const auto& [name, bytes] : content.attachments) {
+      needed += static_cast<int64_t>(bytes.size());
+    }
+  }
+  for (const NamedTensor& tensor : content.state.tensors) {
+    needed +=
+        static_cast<int64_t>(tensor.shard.bytes()) / std::max(1, tensor.replicas) + kBytesPerTensor;
+  }
+  Stream stream;
+  PLAIT_ASSIGN_OR_RETURN(const Event done,
+                         world.AllReduce(stream, {&needed, DType::kI64, 1}, ReduceOperation::kSum));
+  PLAIT_RETURN_IF_ERROR(done.Synchronize());
+  return needed;
+}
+
+// What is not a tensor: rank 0's is saved, so it must be everybody's.
+std::string ScalarsText(const CheckpointContent& content) {
+  return CheckpointManifestText({.description = content.description,
+                                 .integers = content.state.integers,
+                                 .texts = content.state.texts});
 }
 
 absl::Status MakeFolder(const std::string& path) {
@@ -60,18 +81,13 @@ absl::Status MakeFolder(const std::string& path) {
   return error ? SystemError(path, "cannot be made", error.value()) : absl::OkStatus();
 }
 
-absl::Status CheckSpace(const std::string& folder, const CheckpointContent& content) {
-  // Beside the elements: chunk indices, attributes and the manifest.
-  constexpr uint64_t kBytesPerTensor = 4096;
-  uint64_t needed = content.description.recipe_text.size() + (1 << 16);
-  for (const NamedTensor& tensor : content.state.tensors) {
-    needed += tensor.shard.bytes() + kBytesPerTensor;
-  }
+absl::Status CheckSpace(const std::string& folder, int64_t needed_bytes) {
   std::error_code error;
   const std::filesystem::space_info space = std::filesystem::space(folder, error);
-  if (error || space.available >= needed) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat(
-      folder, ": a checkpoint needs ", needed, " bytes, the disk has ", space.available, " free"));
+  if (error || space.available >= static_cast<uint64_t>(needed_bytes)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(folder, ": a checkpoint needs ", needed_bytes,
+                                                   " bytes, the disk has ", space.available,
+                                                   " free"));
 }
 
 absl::Status CheckState(const NamedState& state) {
@@ -84,6 +100,14 @@ absl::Status CheckState(const NamedState& state) {
       return absl::InternalError(absl::StrCat(tensor.name, ": its spec has ", expected,
                                               " elements, its shard ",
                                               tensor.shard.num_elements()));
+    }
+    if (!IsConsistent(tensor.spec)) {
+      return absl::InternalError(absl::StrCat(tensor.name, ": its spec describes no shard of ",
+                                              tensor.spec.logical_shape.ToString()));
+    }
+    if (tensor.replica < 0 || tensor.replica >= tensor.replicas) {
+      return absl::InternalError(absl::StrCat(tensor.name, ": replica ", tensor.replica, " of ",
+                                              tensor.replicas, " is none of them"));
     }
   }
   return absl::OkStatus();
@@ -106,20 +130,27 @@ absl::StatusOr<CheckpointFile> WriteAttachment(const std::string& folder, const 
 }  // namespace
 
 absl::Status CheckpointWriter::RemoveLeftovers() {
-  if (world_.rank() == 0) PLAIT_RETURN_IF_ERROR(plait::RemoveLeftovers(checkpoints_folder_));
-  return world_.Barrier();
+  return AgreeOnStatus(
+      world_, world_.rank() == 0 ? plait::RemoveLeftovers(checkpoints_folder_) : absl::OkStatus());
+}
+
+absl::Status CheckpointWriter::MakeTemporary(const std::string& folder, int64_t needed_bytes) {
+  std::error_code ignored;
+  std::filesystem::remove_all(folder, ignored);
+  PLAIT_RETURN_IF_ERROR(MakeFolder(folder));
+  return CheckSpace(folder, needed_bytes);
 }
 
 absl::Status CheckpointWriter::WriteOwnFile(const std::string& folder,
                                             const CheckpointContent& content,
                                             CheckpointFile& file) {
   PLAIT_RETURN_IF_ERROR(CheckState(content.state));
-  PLAIT_RETURN_IF_ERROR(CheckSpace(folder, content));
   const std::string path = absl::StrCat(folder, "/", ShardFileName(world_.rank()));
   PLAIT_RETURN_IF_ERROR(WriteShardFile(path, content.state));
   PLAIT_ASSIGN_OR_RETURN(file.digest, DigestOfFile(path));
-  file.bytes = static_cast<int64_t>(std::filesystem::file_size(path));
-  return absl::OkStatus();
+  std::error_code error;
+  file.bytes = static_cast<int64_t>(std::filesystem::file_size(path, error));
+  return error ? SystemError(path, "cannot be measured", error.value()) : absl::OkStatus();
 }
 
 absl::Status CheckpointWriter::Publish(const std::string& temporary, const std::string& name,
@@ -138,38 +169,39 @@ absl::Status CheckpointWriter::Publish(const std::string& temporary, const std::
   PLAIT_RETURN_IF_ERROR(WriteFileDurably(manifest, text));
   PLAIT_RETURN_IF_ERROR(SyncFolder(temporary));
   const std::string folder = absl::StrCat(checkpoints_folder_, "/", name);
-  if (std::filesystem::exists(folder)) {
+  std::error_code ignored;
+  if (std::filesystem::exists(folder, ignored)) {
     PLAIT_RETURN_IF_ERROR(RetireCheckpoint(checkpoints_folder_, content.description.step));
   }
   PLAIT_RETURN_IF_ERROR(RenameDurably(temporary, folder));
-  return RetainNewest(checkpoints_folder_, keep_);
+  return RetainNewest(checkpoints_folder_, content.description.step, keep_);
 }
 
 absl::StatusOr<std::string> CheckpointWriter::Save(const CheckpointContent& content) {
   const std::string name = CheckpointName(content.description.step);
   const std::string temporary = absl::StrCat(checkpoints_folder_, "/tmp.", name);
+  absl::Status status = SaveAs(name, temporary, content);
+  if (status.ok()) return absl::StrCat(checkpoints_folder_, "/", name);
+  // Agreed: no rank is writing any more.
   std::error_code ignored;
-  absl::Status prepared;
-  if (world_.rank() == 0) {
-    std::filesystem::remove_all(temporary, ignored);
-    prepared = MakeFolder(temporary);
-  }
-  PLAIT_RETURN_IF_ERROR(world_.Barrier());
+  if (world_.rank() == 0) std::filesystem::remove_all(temporary, ignored);
+  return Annotate(status, absl::StrCat("checkpoint of step ", content.description.step));
+}
 
+absl::Status CheckpointWriter::SaveAs(const std::string& name, const std::string& temporary,
+                                      const CheckpointContent& content) {
+  const bool is_first = world_.rank() == 0;
+  PLAIT_RETURN_IF_ERROR(
+      CheckSameText(world_, "what is saved beside the tensors", ScalarsText(content)));
+  PLAIT_ASSIGN_OR_RETURN(const int64_t needed_bytes, NeededBytes(world_, content));
+  PLAIT_RETURN_IF_ERROR(
+      AgreeOnStatus(world_, is_first ? MakeTemporary(temporary, needed_bytes) : absl::OkStatus()));
   CheckpointFile file;
-  absl::Status written = prepared.ok() ? WriteOwnFile(temporary, content, file) : prepared;
-  absl::StatusOr<std::vector<CheckpointFile>> files = GatherFiles(world_, written, file);
-  absl::Status status = files.status();
-  if (status.ok() && world_.rank() == 0) {
-    status = Publish(temporary, name, content, *std::move(files));
-  }
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world_, WriteOwnFile(temporary, content, file)));
+  PLAIT_ASSIGN_OR_RETURN(std::vector<CheckpointFile> files, GatherFiles(world_, file));
   // Others must not go on before the checkpoint has its name.
-  PLAIT_RETURN_IF_ERROR(world_.Barrier());
-  if (!status.ok()) {
-    if (world_.rank() == 0) std::filesystem::remove_all(temporary, ignored);
-    return Annotate(status, absl::StrCat("checkpoint of step ", content.description.step));
-  }
-  return absl::StrCat(checkpoints_folder_, "/", name);
+  return AgreeOnStatus(
+      world_, is_first ? Publish(temporary, name, content, std::move(files)) : absl::OkStatus());
 }
 
 }  // namespace plait

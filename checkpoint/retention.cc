@@ -73,10 +73,10 @@ absl::Status RetireCheckpoint(const std::string& checkpoints_folder, int64_t ste
   return RemoveAll(trash);
 }
 
-absl::Status RetainNewest(const std::string& checkpoints_folder, int64_t keep) {
+absl::Status RetainNewest(const std::string& checkpoints_folder, int64_t step, int64_t keep) {
   PLAIT_CHECK(keep >= 1);
-  PLAIT_ASSIGN_OR_RETURN(const std::vector<CheckpointEntry> entries,
-                         ListCheckpoints(checkpoints_folder));
+  PLAIT_ASSIGN_OR_RETURN(std::vector<CheckpointEntry> entries, ListCheckpoints(checkpoints_folder));
+  std::erase_if(entries, [step](const CheckpointEntry& entry) { return entry.step > step; });
   // The oldest goes first.
   for (size_t i = entries.size(); i > static_cast<size_t>(keep); --i) {
     PLAIT_RETURN_IF_ERROR(RetireCheckpoint(checkpoints_folder, entries[i - 1].step));

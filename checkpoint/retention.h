@@ -30,7 +30,8 @@ absl::Status RemoveLeftovers(const std::string& checkpoints_folder);
 // it is ever seen.
 absl::Status RetireCheckpoint(const std::string& checkpoints_folder, int64_t step);
 
-// Retires all but the newest `keep` (at least 1).
-absl::Status RetainNewest(const std::string& checkpoints_folder, int64_t keep);
+// Retires all but the newest `keep` (at least 1) of those up to `step`. Newer ones did not verify
+// when the run went on from an older one: they count for nothing, and are replaced in their turn.
+absl::Status RetainNewest(const std::string& checkpoints_folder, int64_t step, int64_t keep);
 
 }  // namespace plait

@@ -1,5 +1,6 @@
 #include "checkpoint/shard_file.h"
 
+#include <cstring>
 #include <map>
 #include <utility>
 
@@ -16,6 +17,10 @@ using Range = ShardSpec::Range;
 
 constexpr int64_t kFormatVersion = 1;
 constexpr char kFormatAttribute[] = "plait_shard_format";
+// Elements between two copies are read over where they are less than a chunk of the file, which is
+// read and checked as a whole anyway.
+constexpr int64_t kGapBytes = 1 << 20;
+constexpr int64_t kBufferBytes = 16 << 20;
 
 std::vector<int64_t> Flattened(const std::vector<Range>& ranges) {
   std::vector<int64_t> values;
@@ -94,15 +99,17 @@ absl::StatusOr<StoredTensor> Describe(const Hdf5File& file, const Hdf5Dataset& d
   PLAIT_ASSIGN_OR_RETURN(const auto others, GetList(file, dataset.name, "other_ranges"));
   PLAIT_ASSIGN_OR_RETURN(const auto elements, GetList(file, dataset.name, "elements"));
   PLAIT_ASSIGN_OR_RETURN(tensor.digest, file.StringAttribute(dataset.name, "digest"));
+  const absl::Status mismatch = absl::DataLossError(
+      absl::StrCat("its attributes do not describe its ", dataset.num_elements, " elements"));
   if (shape.size() > Shape::kMaxRank || elements.size() != 2 ||
       elements[1] - elements[0] != dataset.num_elements) {
-    return absl::DataLossError(
-        absl::StrCat("its attributes do not describe its ", dataset.num_elements, " elements"));
+    return mismatch;
   }
   tensor.spec.logical_shape = Shape(std::span<const int64_t>(shape));
   tensor.spec.dim0_ranges = Paired(dim0);
   tensor.spec.other_ranges = Paired(others);
   tensor.spec.elements = {elements[0], elements[1]};
+  if (!IsConsistent(tensor.spec)) return mismatch;
   return tensor;
 }
 
@@ -110,14 +117,25 @@ absl::StatusOr<StoredTensor> Describe(const Hdf5File& file, const Hdf5Dataset& d
 
 std::string ShardFileName(int64_t rank) { return absl::StrFormat("rank-%05d.h5", rank); }
 
+NamedTensor PartToSave(const NamedTensor& tensor) {
+  const int64_t elements = tensor.shard.num_elements();
+  const int64_t begin = elements * tensor.replica / tensor.replicas;
+  const int64_t end = elements * (tensor.replica + 1) / tensor.replicas;
+  NamedTensor part{tensor.name, tensor.shard.Flat(begin, {end - begin}), tensor.spec};
+  part.spec.elements = {tensor.spec.elements.begin + begin, tensor.spec.elements.begin + end};
+  return part;
+}
+
 absl::Status WriteShardFile(const std::string& path, const NamedState& state) {
   PLAIT_ASSIGN_OR_RETURN(Hdf5File file, Hdf5File::Create(path));
   PLAIT_RETURN_IF_ERROR(file.SetAttribute("/", kFormatAttribute, kFormatVersion));
   std::map<std::string, std::string> digests;
   for (const NamedTensor& tensor : state.tensors) {
-    const std::string digest = DigestOf(tensor.shard.raw(), tensor.shard.bytes());
-    PLAIT_RETURN_IF_ERROR(WriteTensor(file, tensor, digest));
-    digests[tensor.name] = digest;
+    const NamedTensor part = PartToSave(tensor);
+    if (part.shard.num_elements() == 0) continue;
+    const std::string digest = DigestOf(part.shard.raw(), part.shard.bytes());
+    PLAIT_RETURN_IF_ERROR(WriteTensor(file, part, digest));
+    digests[part.name] = digest;
   }
   PLAIT_RETURN_IF_ERROR(file.Close());
   PLAIT_RETURN_IF_ERROR(SyncFile(path));
@@ -143,14 +161,50 @@ absl::StatusOr<ShardFile> ShardFile::Open(const std::string& path) {
 }
 
 absl::Status ShardFile::Read(const StoredTensor& tensor, void* data) const {
+  return ReadRange(tensor, 0, tensor.num_elements, data);
+}
+
+absl::Status ShardFile::ReadRange(const StoredTensor& tensor, int64_t begin, int64_t count,
+                                  void* data) const {
   PLAIT_RETURN_IF_ERROR(
-      file_.ReadRange(tensor.name, Hdf5TypeFor(tensor.dtype), 0, tensor.num_elements, data));
-  const std::string found =
-      DigestOf(data, static_cast<size_t>(tensor.num_elements) * SizeOf(tensor.dtype));
+      file_.ReadRange(tensor.name, Hdf5TypeFor(tensor.dtype), begin, count, data));
+  if (count < tensor.num_elements) return absl::OkStatus();
+  const std::string found = DigestOf(data, static_cast<size_t>(count) * SizeOf(tensor.dtype));
   if (found == tensor.digest) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat(file_.path(), ": ", tensor.name,
                                           ": expected content with digest ", tensor.digest,
                                           ", found ", found));
+}
+
+absl::Status ShardFile::ReadCopies(const StoredTensor& tensor, std::span<const ShardCopy> copies,
+                                   void* data) const {
+  const auto width = static_cast<int64_t>(SizeOf(tensor.dtype));
+  auto* to = static_cast<char*>(data);
+  std::vector<char> buffer;
+  for (size_t first = 0, next = 0; first < copies.size(); first = next) {
+    const int64_t begin = copies[first].source;
+    int64_t end = begin + copies[first].length;
+    for (next = first + 1; next < copies.size(); ++next) {
+      const int64_t next_end = copies[next].source + copies[next].length;
+      if ((copies[next].source - end) * width > kGapBytes ||
+          (next_end - begin) * width > kBufferBytes) {
+        break;
+      }
+      end = next_end;
+    }
+    if (next == first + 1) {
+      PLAIT_RETURN_IF_ERROR(
+          ReadRange(tensor, begin, end - begin, to + copies[first].destination * width));
+      continue;
+    }
+    buffer.resize(static_cast<size_t>((end - begin) * width));
+    PLAIT_RETURN_IF_ERROR(ReadRange(tensor, begin, end - begin, buffer.data()));
+    for (const ShardCopy& copy : copies.subspan(first, next - first)) {
+      std::memcpy(to + copy.destination * width, buffer.data() + (copy.source - begin) * width,
+                  static_cast<size_t>(copy.length * width));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace plait

@@ -1,9 +1,11 @@
 // The file of one rank in a checkpoint, rank-00000.h5: one flat dataset per tensor shard, named as
 // the tensor, with Fletcher32 sums. Attributes of a dataset: logical_shape, dim0_ranges and
 // other_ranges (begin, end, ...), elements (begin, end) as in ShardSpec, and digest, XXH3-128 of
-// the shard's bytes in memory before they were written.
+// the shard's bytes in memory before they were written. Ranks that hold the same shard each store a
+// part of its elements, so that every element is stored once. Empty shards are left out.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "base/dtype.h"
 #include "base/hdf5_file.h"
+#include "checkpoint/shard_overlap.h"
 #include "parallel/named_state.h"
 #include "parallel/shard_spec.h"
 
@@ -27,8 +30,12 @@ struct StoredTensor {
   std::string digest;
 };
 
-// Writes the tensors of `state`, syncs the file, reads it back and compares every shard with
-// memory. Errors as Hdf5File's; DataLoss where the disk gave back other bytes than it was given.
+// What this rank saves of the tensor: its even part of what its replicas hold.
+NamedTensor PartToSave(const NamedTensor& tensor);
+
+// Writes this rank's parts of the tensors of `state`, syncs the file, reads it back and compares
+// every shard with memory. Errors as Hdf5File's; DataLoss where the disk gave back other bytes than
+// it was given.
 absl::Status WriteShardFile(const std::string& path, const NamedState& state);
 
 class ShardFile {
@@ -45,8 +52,17 @@ class ShardFile {
   // stored digest.
   absl::Status Read(const StoredTensor& tensor, void* data) const;
 
+  // Copies those elements of the shard into `data`, the wanted shard's memory, and reads little
+  // more than them. `copies` ascend. Of parts only HDF5's own sums are checked, of the whole shard
+  // its digest too. DataLoss.
+  absl::Status ReadCopies(const StoredTensor& tensor, std::span<const ShardCopy> copies,
+                          void* data) const;
+
  private:
   ShardFile() = default;
+
+  absl::Status ReadRange(const StoredTensor& tensor, int64_t begin, int64_t count,
+                         void* data) const;
 
   Hdf5File file_;
   std::vector<StoredTensor> tensors_;

@@ -78,10 +78,10 @@ absl::Status AdamW::Step(Execution& execution, double learning_rate, double grad
 void AdamW::AppendState(NamedState& state) const {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const ShardedParameter& parameter = parameters_[i];
-    state.tensors.push_back(
-        {absl::StrCat(kFirstMoment, parameter.name), moments_[i].first, parameter.spec});
-    state.tensors.push_back(
-        {absl::StrCat(kSecondMoment, parameter.name), moments_[i].second, parameter.spec});
+    state.tensors.push_back({absl::StrCat(kFirstMoment, parameter.name), moments_[i].first,
+                             parameter.spec, parameter.replica, parameter.replicas});
+    state.tensors.push_back({absl::StrCat(kSecondMoment, parameter.name), moments_[i].second,
+                             parameter.spec, parameter.replica, parameter.replicas});
   }
   state.integers[kStep] = step_;
 }

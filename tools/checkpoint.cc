@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint_reader.h"
@@ -29,6 +30,8 @@ void WarnOfRejected(const std::vector<RejectedCheckpoint>& rejected) {
     std::fprintf(stderr, "plait: passed over: %s\n", checkpoint.reason.c_str());
 }
 
+std::string Ranks(int64_t ranks) { return absl::StrCat(ranks, ranks == 1 ? " rank" : " ranks"); }
+
 absl::Status List(const Options& options) {
   const std::string inner = absl::StrCat(options.path, "/checkpoints");
   const std::string folder = std::filesystem::is_directory(inner) ? inner : options.path;
@@ -41,12 +44,15 @@ absl::Status List(const Options& options) {
   for (const CheckpointEntry& entry : entries) {
     const auto reader = CheckpointReader::Open(entry.folder);
     const std::string problem(reader.status().message());
+    const int64_t ranks = reader.ok() ? reader->manifest().ranks : 0;
     if (!options.json) {
-      std::printf("%10" PRId64 "  %s  %s\n", entry.step, entry.folder.c_str(),
-                  problem.empty() ? "verified" : problem.c_str());
+      std::printf(
+          "%10" PRId64 "  %s  %s\n", entry.step, entry.folder.c_str(),
+          problem.empty() ? absl::StrCat("verified, ", Ranks(ranks)).c_str() : problem.c_str());
     }
     answer["checkpoints"].push_back({{"step", entry.step},
                                      {"folder", entry.folder},
+                                     {"ranks", ranks},
                                      {"verified", reader.ok()},
                                      {"problem", problem}});
   }
@@ -63,16 +69,63 @@ absl::Status Verify(const Options& options) {
   if (!rejected.empty()) {
     return WithExitCode(absl::DataLossError(rejected[0].reason), ExitCode::kBadCheckpoint);
   }
+  const int64_t ranks = reader.manifest().ranks;
   if (options.json) {
     Print({{"folder", reader.folder()},
            {"step", reader.description().step},
+           {"ranks", ranks},
            {"verified", true},
-           {"tensors", reader.Tensors().size()}});
+           {"tensors", reader.tensors().size()}});
   } else {
-    std::printf("%s: step %" PRId64 ", %zu tensors verified\n", reader.folder().c_str(),
-                reader.description().step, reader.Tensors().size());
+    std::printf("%s: step %" PRId64 ", %zu tensors of %s verified\n", reader.folder().c_str(),
+                reader.description().step, reader.tensors().size(), Ranks(ranks).c_str());
   }
   return absl::OkStatus();
+}
+
+nlohmann::ordered_json Pairs(const std::vector<ShardSpec::Range>& ranges) {
+  nlohmann::ordered_json answer = nlohmann::ordered_json::array();
+  for (const ShardSpec::Range& range : ranges) answer.push_back({range.begin, range.end});
+  return answer;
+}
+
+// One logical tensor and where its elements are.
+nlohmann::ordered_json Describe(const std::string& name, const CheckpointReader::Parts& parts) {
+  const StoredTensor& first = *parts.front().stored;
+  const auto sizes = first.spec.logical_shape.sizes();
+  nlohmann::ordered_json answer = {{"name", name},
+                                   {"dtype", Name(first.dtype)},
+                                   {"shape", std::vector<int64_t>(sizes.begin(), sizes.end())},
+                                   {"shards", nlohmann::ordered_json::array()}};
+  for (const auto& [rank, stored] : parts) {
+    answer["shards"].push_back(
+        {{"rank", rank},
+         {"dim0_ranges", Pairs(stored->spec.dim0_ranges)},
+         {"other_ranges", Pairs(stored->spec.other_ranges)},
+         {"elements", {stored->spec.elements.begin, stored->spec.elements.end}},
+         {"digest", stored->digest}});
+  }
+  return answer;
+}
+
+// One line for a tensor that one rank holds; else one more for each shard.
+void PrintTensor(const std::string& name, const CheckpointReader::Parts& parts) {
+  const StoredTensor& first = *parts.front().stored;
+  const std::string shape = first.spec.logical_shape.ToString();
+  if (parts.size() == 1) {
+    std::printf("%s  %s %s %s, rank %" PRId64 "\n", first.digest.c_str(), Name(first.dtype),
+                shape.c_str(), name.c_str(), parts[0].rank);
+    return;
+  }
+  std::printf("%-32s  %s %s %s\n", "", Name(first.dtype), shape.c_str(), name.c_str());
+  for (const auto& [rank, stored] : parts) {
+    const ShardSpec& spec = stored->spec;
+    std::printf("%s    rank %" PRId64 ": elements %" PRId64 " to %" PRId64, stored->digest.c_str(),
+                rank, spec.elements.begin, spec.elements.end);
+    if (!(spec.box_shape() == spec.logical_shape))
+      std::printf(" of a box %s", spec.box_shape().ToString().c_str());
+    std::printf("\n");
+  }
 }
 
 nlohmann::ordered_json Describe(const CheckpointReader& reader) {
@@ -93,13 +146,8 @@ nlohmann::ordered_json Describe(const CheckpointReader& reader) {
     answer["files"].push_back(
         {{"name", file.name}, {"bytes", file.bytes}, {"digest", file.digest}});
   }
-  for (const StoredTensor& tensor : reader.Tensors()) {
-    const auto sizes = tensor.spec.logical_shape.sizes();
-    answer["tensors"].push_back({{"name", tensor.name},
-                                 {"dtype", Name(tensor.dtype)},
-                                 {"shape", std::vector<int64_t>(sizes.begin(), sizes.end())},
-                                 {"elements", tensor.num_elements},
-                                 {"digest", tensor.digest}});
+  for (const auto& [name, parts] : reader.tensors()) {
+    answer["tensors"].push_back(Describe(name, parts));
   }
   answer["recipe"] = description.recipe_text;
   return answer;
@@ -115,17 +163,14 @@ absl::Status Show(const Options& options) {
     return absl::OkStatus();
   }
   const CheckpointDescription& description = reader->description();
-  std::printf("%s\nstep %" PRId64 ", next stage %" PRId64 ", %" PRId64
-              " ranks\nrecipe %s, model %s, tokenizer %s\n",
+  std::printf("%s\nstep %" PRId64 ", next stage %" PRId64
+              ", %s\nrecipe %s, model %s, tokenizer %s\n",
               reader->folder().c_str(), description.step, description.stage,
-              reader->manifest().ranks, description.recipe_digest.c_str(),
+              Ranks(reader->manifest().ranks).c_str(), description.recipe_digest.c_str(),
               description.model_digest.c_str(), description.tokenizer_digest.c_str());
   for (const auto& [name, value] : reader->manifest().integers)
     std::printf("%s = %" PRId64 "\n", name.c_str(), value);
-  for (const StoredTensor& tensor : reader->Tensors()) {
-    std::printf("%s  %s %s %s\n", tensor.digest.c_str(), Name(tensor.dtype),
-                tensor.spec.logical_shape.ToString().c_str(), tensor.name.c_str());
-  }
+  for (const auto& [name, parts] : reader->tensors()) PrintTensor(name, parts);
   return absl::OkStatus();
 }
 

@@ -60,6 +60,7 @@ absl::StatusOr<Recipe> RecipeOf(const CheckpointReader& reader,
                                 const std::vector<std::string>& overrides) {
   PLAIT_ASSIGN_OR_RETURN(Recipe recipe,
                          ParseRecipe(reader.description().recipe_text, reader.folder()));
+  recipe.clear_parallel();  // of the ranks that trained it; here is one
   for (const std::string& assignment : overrides)
     PLAIT_RETURN_IF_ERROR(ApplyOverride(assignment, recipe));
   recipe = Resolved(recipe);
@@ -119,7 +120,7 @@ absl::Status Run(Options options) {
   PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options, ExecutionOptionsFor(recipe));
   Execution execution(execution_options);
   PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe));
-  PLAIT_RETURN_IF_ERROR(LoadWeights(reader, recipe, *runtime.sharder));
+  PLAIT_RETURN_IF_ERROR(LoadWeights(reader, recipe, runtime));
 
   std::string text;
   if (!options.json) std::fputs(options.prompt.c_str(), stdout);

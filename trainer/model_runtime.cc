@@ -10,6 +10,7 @@
 #include "base/exit_code.h"
 #include "base/status_macros.h"
 #include "parallel/communicator.h"
+#include "parallel/status_agreement.h"
 #include "recipes/layer_pattern.h"
 #include "recipes/recipe_defaults.h"
 #include "recipes/recipe_digest.h"
@@ -142,12 +143,13 @@ absl::Status CheckSameModel(const CheckpointReader& checkpoint, const Recipe& re
 }
 
 absl::Status LoadWeights(const CheckpointReader& checkpoint, const Recipe& recipe,
-                         ParameterSharder& sharder) {
-  PLAIT_RETURN_IF_ERROR(CheckSameModel(checkpoint, recipe));
+                         ModelRuntime& runtime) {
   NamedState state;
-  sharder.AppendState(state);
-  PLAIT_RETURN_IF_ERROR(checkpoint.Load(UnaskedTensors::kIgnore, state));
-  return sharder.RefreshComputeValues();
+  runtime.sharder->AppendState(state);
+  absl::Status loaded = CheckSameModel(checkpoint, recipe);
+  if (loaded.ok()) loaded = checkpoint.Load(UnaskedTensors::kIgnore, state);
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(runtime.mesh->world(), loaded));
+  return runtime.sharder->RefreshComputeValues();
 }
 
 }  // namespace plait

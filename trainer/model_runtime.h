@@ -46,8 +46,8 @@ std::string ModelDigest(const recipe::v1::Recipe& recipe);
 // another model than the recipe's.
 absl::Status CheckSameModel(const CheckpointReader& checkpoint, const recipe::v1::Recipe& recipe);
 
-// The weights alone, of a checkpoint of the same model.
+// Collective. The weights alone, of a checkpoint of the same model; each rank reads its shards.
 absl::Status LoadWeights(const CheckpointReader& checkpoint, const recipe::v1::Recipe& recipe,
-                         ParameterSharder& sharder);
+                         ModelRuntime& runtime);
 
 }  // namespace plait

@@ -169,22 +169,25 @@ absl::Status Trainer::State::BuildModel() {
   return absl::OkStatus();
 }
 
-// The checkpoint that the run starts from: its own newest one where it is resumed, else the
-// recipe's; absent where there is none.
+// Collective. The checkpoint that the run starts from: its own newest one where it is resumed, else
+// the recipe's; absent where there is none.
 absl::Status Trainer::State::FindStart(std::optional<CheckpointReader>& reader) {
-  PLAIT_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(checkpoints_folder()));
+  Communicator& world = *options.world;
+  PLAIT_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(world, checkpoints_folder()));
+  absl::Status allowed;
   if (!options.resume && (!entries.empty() || std::filesystem::exists(metrics_path()))) {
-    return absl::FailedPreconditionError(absl::StrCat(
+    allowed = absl::FailedPreconditionError(absl::StrCat(
         options.output, ": holds a run already; go on with --resume or take another --output"));
   }
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, allowed));
   if (options.resume && entries.empty())
     LogInfo(absl::StrCat(options.output, ": holds no checkpoint; the run begins at step 0"));
   is_resumed = !entries.empty();
   const std::string& initial = recipe.trainer().initial_checkpoint();
   if (!is_resumed && initial.empty()) return absl::OkStatus();
   std::vector<RejectedCheckpoint> rejected;
-  auto opened = is_resumed ? OpenNewestCheckpoint(checkpoints_folder(), &rejected)
-                           : OpenCheckpointOrRun(initial, &rejected);
+  auto opened = is_resumed ? OpenNewestCheckpoint(world, checkpoints_folder(), &rejected)
+                           : OpenCheckpointOrRun(world, initial, &rejected);
   for (const RejectedCheckpoint& bad : rejected) {
     LogWarning(absl::StrCat("passed over: ", bad.reason));
   }
@@ -195,14 +198,14 @@ absl::Status Trainer::State::FindStart(std::optional<CheckpointReader>& reader) 
 
 absl::Status Trainer::State::StartOrResume() {
   std::optional<CheckpointReader> reader;
-  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, FindStart(reader)));
+  PLAIT_RETURN_IF_ERROR(FindStart(reader));
   if (!reader) {
     PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
   } else if (is_resumed) {
     PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, Restore(*reader)));
     PLAIT_RETURN_IF_ERROR(runtime.sharder->RefreshComputeValues());
   } else {
-    PLAIT_RETURN_IF_ERROR(LoadWeights(*reader, recipe, *runtime.sharder));
+    PLAIT_RETURN_IF_ERROR(LoadWeights(*reader, recipe, runtime));
   }
   // Only now: whatever was wrong before leaves no folder behind.
   PLAIT_RETURN_IF_ERROR(

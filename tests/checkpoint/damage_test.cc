@@ -106,6 +106,19 @@ TEST_F(DamageTest, TakesTheNewestThatVerifiesAndNamesTheOthers) {
   EXPECT_THAT(rejected[1].reason, HasSubstr("manifest.textproto"));
 }
 
+TEST_F(DamageTest, ASaveBelowADamagedNewerOneIsKept) {
+  CheckpointWriter writer(*world_, checkpoints_, /*keep=*/1);
+  ASSERT_OK(writer.Save(SmallContent(9)));
+  std::filesystem::resize_file(checkpoints_ + "/step-00000009/rank-00000.h5", 100);
+  ASSERT_OK(writer.Save(SmallContent(4)));
+  ASSERT_OK(writer.Save(SmallContent(5)));
+  std::vector<RejectedCheckpoint> rejected;
+  ASSERT_OK_AND_ASSIGN(const CheckpointReader reader,
+                       OpenNewestCheckpoint(checkpoints_, &rejected));
+  EXPECT_EQ(reader.description().step, 5);
+  EXPECT_FALSE(std::filesystem::exists(checkpoints_ + "/step-00000004"));
+}
+
 TEST_F(DamageTest, AShardWithoutItsDigestIsNamed) {
   // The file is as it was written: only the shard's digest can tell.
   ASSERT_OK_AND_ASSIGN(const std::string saved, writer_.Save(SmallContent(1)));

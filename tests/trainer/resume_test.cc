@@ -41,7 +41,7 @@ std::map<std::string, std::string> Digests(const std::string& run) {
   const auto reader = OpenCheckpointOrRun(run, &rejected);
   EXPECT_OK(reader);
   std::map<std::string, std::string> digests;
-  for (const StoredTensor& tensor : reader->Tensors()) digests[tensor.name] = tensor.digest;
+  for (const auto& [name, parts] : reader->tensors()) digests[name] = parts[0].stored->digest;
   digests["step"] = std::to_string(reader->description().step);
   return digests;
 }
