@@ -14,21 +14,22 @@ double HeldoutChoice::Hash(const std::string& name) const {
 
 void HeldoutChoice::Observe(const std::string& name) {
   const double hash = Hash(name);
-  smallest_ = std::min(smallest_, hash);
-  ++documents_;
-  if (hash < fraction_) ++held_out_;
+  observed_.smallest_hash = std::min(observed_.smallest_hash, hash);
+  ++observed_.documents;
+  if (hash < fraction_) ++observed_.below_fraction;
 }
 
 absl::Status HeldoutChoice::Decide() {
   if (fraction_ == 0) return absl::OkStatus();
-  if (held_out_ == 0) {
-    threshold_ = std::nextafter(smallest_, 2.0);
-    held_out_ = 1;
+  int64_t held_out = observed_.below_fraction;
+  if (held_out == 0) {
+    threshold_ = std::nextafter(observed_.smallest_hash, 2.0);
+    held_out = 1;
   }
-  if (held_out_ < documents_) return absl::OkStatus();
+  if (held_out < observed_.documents) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("holding out a share of ", fraction_, " of ", documents_,
-                   documents_ == 1 ? " document" : " documents",
+      absl::StrCat("holding out a share of ", fraction_, " of ", observed_.documents,
+                   observed_.documents == 1 ? " document" : " documents",
                    " leaves none to train on: give a held-out input of its own, more"
                    " documents, or a held-out share of 0"));
 }

@@ -15,8 +15,18 @@ class HeldoutChoice {
   HeldoutChoice(uint64_t seed, double fraction)
       : seed_(seed), fraction_(fraction), threshold_(fraction) {}
 
+  // What was seen of the documents' names: all that Decide needs.
+  struct Observed {
+    double smallest_hash = 1.0;
+    int64_t documents = 0;
+    int64_t below_fraction = 0;
+  };
+
   // Every document's name, once, before the first question.
   void Observe(const std::string& name);
+  // Where several readers observed a part each: what one saw, and what all saw together instead.
+  const Observed& observed() const { return observed_; }
+  void SetObserved(const Observed& all) { observed_ = all; }
   // Holds out the document with the smallest hash where none is below the fraction. InvalidArgument
   // where that would leave nothing to train on.
   absl::Status Decide();
@@ -28,9 +38,7 @@ class HeldoutChoice {
   uint64_t seed_;
   double fraction_;
   double threshold_;
-  double smallest_ = 1.0;
-  int64_t documents_ = 0;
-  int64_t held_out_ = 0;
+  Observed observed_;
 };
 
 }  // namespace plait

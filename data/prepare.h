@@ -5,16 +5,23 @@
 //   4. manifest.json with lengths and digests; then the folder gets its name
 // The output is written to `<output>.partial` and renamed when it is complete. Its bytes depend on
 // the inputs' contents and names below the given paths and on the options, not on the number of
-// threads.
+// threads or ranks.
+//
+// Over ranks: each takes a range of the corpus's bytes (corpus_reader.h) through all stages; rank 0
+// trains the tokenizer with what all sampled; each shard is written by one rank. Ranks share the
+// file system of the inputs and the output; `<output>.partial` holds for a while 4 bytes a token
+// beside the shards.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "parallel/communicator.h"
 
 namespace plait {
 
@@ -33,7 +40,8 @@ struct PrepareOptions {
   int64_t tokenizer_training_bytes = int64_t{16} << 20;
   int64_t shard_tokens = int64_t{1} << 27;  // a shard is closed by the document that reaches this
   uint64_t seed = 1;                        // of the two keyed hashes
-  int num_threads = 0;                      // 0: every core this process may use
+  int num_threads = 0;                      // 0: this rank's share of the cores it may use
+  std::shared_ptr<Communicator> world;      // the ranks that work together; absent: this one alone
 };
 
 struct PreparedSplit {
@@ -55,16 +63,21 @@ struct PrepareResult {
   bool tokenizer_was_trained = false;
 };
 
-// stage is "scan", "train tokenizer" or "tokenise"; the bytes are those of the input read in it.
+// stage is "scan", "train tokenizer" or "tokenise", where the bytes are those of the input (as it
+// is stored) that all ranks have read in it, or "write shards", where they are those of the tokens.
 struct PrepareProgress {
   std::string_view stage;
   int64_t bytes_done = 0;
   int64_t bytes_total = 0;
+  int64_t tokens_done = 0;  // of stage "tokenise"
 };
 
-// Errors: InvalidArgument for options out of range and bad input (see CorpusReader), NotFound for
-// input that is not there, AlreadyExists where `output` exists, ResourceExhausted where the disk is
-// full. Whatever fails, nothing stays behind.
+// Collective where options.world has several ranks, which get the same options; `progress` is
+// called on rank 0. Errors, the same on every rank: InvalidArgument for options out of range and
+// bad input (see CorpusReader), NotFound for input that is not there, DataLoss for compressed input
+// that is damaged, AlreadyExists where `output` exists, ResourceExhausted where the disk is full,
+// FailedPrecondition where ranks see different files or have different options. Whatever fails,
+// nothing stays behind.
 absl::StatusOr<PrepareResult> Prepare(
     const PrepareOptions& options,
     const std::function<void(const PrepareProgress&)>& progress = nullptr);

@@ -58,7 +58,7 @@ OWNERS = {
     "OpenMP": (r"omp\.h$", ("kernels/*", "base/*.cc")),
     "Random123": (r"Random123/", ("base/random.cc",)),
     "xxHash": (r"xxhash\.h$", ("base/digest.cc", "base/random.cc")),
-    "Zstandard, zlib": (r"(zstd|zlib)\.h$", ("base/*.cc",)),
+    "Zstandard, zlib": (r"(zstd|zlib)\.h$", ("data/compressed_file.cc", "tests/support/compress.h")),
     "SentencePiece": (r"sentencepiece", ("data/sentencepiece_model.cc",)),
     "CLI11": (r"CLI/", ("tools/*",)),
     "simdjson": (r"simdjson", ("*.cc",)),

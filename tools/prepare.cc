@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "tools/plait.h"
 #include "tools/progress.h"
+#include "tools/ranks.h"
 
 namespace plait {
 namespace {
@@ -34,15 +35,18 @@ void PrintSplit(const char* name, const PreparedSplit& split) {
               split.shards);
 }
 
-absl::Status Run(const Options& options) {
+absl::Status PrepareOnRank(const Options& options, const std::shared_ptr<Communicator>& world) {
+  PrepareOptions prepare = options.prepare;
+  prepare.world = world;
   absl::StatusOr<PrepareResult> result = absl::UnknownError("");
   {
     Progress bar;
-    result = Prepare(options.prepare, [&bar](const PrepareProgress& progress) {
-      bar.Update(progress.stage, progress.bytes_done, progress.bytes_total);
+    result = Prepare(prepare, [&bar](const PrepareProgress& progress) {
+      bar.Update(progress.stage, {progress.bytes_done, progress.bytes_total, progress.tokens_done});
     });
   }
   PLAIT_RETURN_IF_ERROR(result.status());
+  if (world->rank() != 0) return absl::OkStatus();
   if (options.json) {
     const nlohmann::ordered_json answer = {{"output", options.prepare.output},
                                            {"vocabulary", result->vocabulary_size},
@@ -60,6 +64,12 @@ absl::Status Run(const Options& options) {
   return absl::OkStatus();
 }
 
+absl::Status Run(const Options& options) {
+  return RunOnRanks([&options](const std::shared_ptr<Communicator>& world) {
+    return PrepareOnRank(options, world);
+  });
+}
+
 }  // namespace
 
 void AddPrepareCommand(CLI::App& plait, Action& action) {
@@ -68,7 +78,8 @@ void AddPrepareCommand(CLI::App& plait, Action& action) {
   CLI::App* command =
       plait.add_subcommand("prepare", "Turns text or JSONL into a tokenizer and token shards");
   command
-      ->add_option("--input", prepare.inputs, "Text or JSONL files, or folders of them; repeatable")
+      ->add_option("--input", prepare.inputs,
+                   "Text or JSONL files, plain, gzip or zstd, or folders of them; repeatable")
       ->required();
   command->add_option("--output", prepare.output, "Folder to make; it must not exist")->required();
   command->add_option("--heldout", prepare.heldout_inputs,
@@ -91,9 +102,14 @@ void AddPrepareCommand(CLI::App& plait, Action& action) {
       ->capture_default_str();
   command->add_option("--seed", prepare.seed, "Of what is held out and what is sampled")
       ->capture_default_str();
-  command->add_option("--threads", prepare.num_threads, "0: every core")->capture_default_str();
+  command
+      ->add_option("--threads", prepare.num_threads,
+                   "Of each rank; 0: its share of the host's cores")
+      ->capture_default_str();
   command->add_flag("--json", options->json, "Answers with one JSON object");
-  command->footer("Example: plait prepare --input text/ --vocabulary 4096 --output data");
+  command->footer(
+      "Example: plait prepare --input text/ --vocabulary 4096 --output data\n"
+      "On several ranks, with the same output: tools/launch/mpirun.sh -n 4 plait prepare ...");
   command->callback([options, &action] { action = [options] { return Run(*options); }; });
 }
 

@@ -3,6 +3,8 @@
 #include <filesystem>
 
 #include "base/durable_file.h"
+#include "base/status_macros.h"
+#include "tests/support/compress.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_folder.h"
 
@@ -23,17 +25,41 @@ class CorpusReaderTest : public ::testing::Test {
 
   // "name=text" of every document, or the error.
   absl::StatusOr<std::vector<std::string>> ReadAll(const std::vector<std::string>& inputs) {
-    absl::StatusOr<CorpusReader> reader = CorpusReader::Open(inputs, "text");
-    if (!reader.ok()) return reader.status();
+    PLAIT_ASSIGN_OR_RETURN(CorpusReader reader, CorpusReader::Open(inputs, "text"));
     std::vector<std::string> documents;
-    while (true) {
-      absl::StatusOr<std::optional<Document>> document = reader->Next();
-      if (!document.ok()) return document.status();
-      if (!document->has_value()) break;
-      documents.push_back((*document)->name + "=" + (*document)->text);
-    }
-    EXPECT_EQ(reader->bytes_read(), reader->total_bytes());
+    PLAIT_RETURN_IF_ERROR(Append(reader, &documents));
+    EXPECT_EQ(reader.bytes_read(), reader.total_bytes());
     return documents;
+  }
+
+  // The same by one reader for each of `ranges` neighbouring ranges, whose ends `shift` moves.
+  absl::StatusOr<std::vector<std::string>> ReadInRanges(const std::vector<std::string>& inputs,
+                                                        int ranges, int64_t shift) {
+    PLAIT_ASSIGN_OR_RETURN(CorpusReader reader, CorpusReader::Open(inputs, "text"));
+    std::vector<std::string> documents;
+    const int64_t total = reader.total_bytes();
+    int64_t begin = 0, lines_before = 0, bytes = 0;
+    for (int range = 1; range <= ranges; ++range) {
+      const int64_t end = range == ranges ? total : std::min(total, total * range / ranges + shift);
+      reader.SetRange(begin, end, lines_before);
+      PLAIT_RETURN_IF_ERROR(Append(reader, &documents));
+      bytes += reader.bytes_read();
+      // The next range may begin in a file that this one did not begin.
+      PLAIT_ASSIGN_OR_RETURN(const int64_t newlines, reader.CountNewlines(begin, end));
+      const bool same_file = reader.DividedFile(begin) == reader.DividedFile(end);
+      lines_before = newlines + (same_file ? lines_before : 0);
+      begin = end;
+    }
+    EXPECT_EQ(bytes, total);
+    return documents;
+  }
+
+  static absl::Status Append(CorpusReader& reader, std::vector<std::string>* documents) {
+    while (true) {
+      PLAIT_ASSIGN_OR_RETURN(const std::optional<Document> document, reader.Next());
+      if (!document.has_value()) return absl::OkStatus();
+      documents->push_back(document->name + "=" + document->text);
+    }
   }
 
   TemporaryFolder folder_;
@@ -62,6 +88,47 @@ TEST_F(CorpusReaderTest, BeginsAgain) {
   EXPECT_FALSE(reader.Next()->has_value());
 }
 
+TEST_F(CorpusReaderTest, RangesTogetherAreTheCorpus) {
+  std::string lines;
+  for (int line = 0; line < 9; ++line) {
+    lines += "{\"text\": \"" + std::string(static_cast<size_t>(line % 4) * 3 + 1, 'x') + "\"}\n";
+    if (line % 3 == 1) lines += "\n \n";
+  }
+  Put("c/a.jsonl", lines);
+  Put("c/b.txt", "text");
+  Put("c/c.jsonl.gz", Gzip("{\"text\": \"packed\"}\n{\"text\": \"twice\"}\n"));
+  Put("c/d.jsonl", "\n\n{\"text\": \"last, no newline\"}");
+  const std::vector<std::string> inputs = {folder_.File("c")};
+  ASSERT_OK_AND_ASSIGN(const auto whole, ReadAll(inputs));
+  EXPECT_EQ(whole.size(), 13u);
+  // Ends on every byte; more ranges than documents.
+  for (int ranges : {2, 3, 5, 40, 400}) {
+    for (int64_t shift = 0; shift < (ranges < 4 ? 160 : 8); ++shift) {
+      ASSERT_OK_AND_ASSIGN(const auto parts, ReadInRanges(inputs, ranges, shift));
+      EXPECT_EQ(parts, whole) << ranges << " ranges, ends moved by " << shift;
+    }
+  }
+  // Blank lines in another range's part do not make a file empty, nor do documents there fill it.
+  const std::string path = Put("blank.jsonl", std::string(50, '\n'));
+  EXPECT_THAT(ReadInRanges({path}, 3, 0),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("has no documents")));
+}
+
+TEST_F(CorpusReaderTest, CompressedFilesReadAsThePlainOnes) {
+  const std::string lines = "{\"text\": \"one\"}\n\n{\"text\": \"two\"}";
+  Put("plain/a.jsonl", lines);
+  Put("plain/a/b.txt", "three\n");
+  Put("plain/c.md", "four");
+  Put("packed/a.jsonl.zst", Zstandard(lines));
+  Put("packed/a/b.txt.gz", Gzip("three\n"));
+  Put("packed/c.md", Gzip("four"));  // known by its content
+  ASSERT_OK_AND_ASSIGN(const auto plain, ReadAll({folder_.File("plain")}));
+  ASSERT_OK_AND_ASSIGN(const auto packed, ReadAll({folder_.File("packed")}));
+  EXPECT_EQ(plain, packed);
+  EXPECT_THAT(packed,
+              ElementsAre("a.jsonl:1=one", "a.jsonl:3=two", "a/b.txt=three\n", "c.md=four"));
+}
+
 TEST_F(CorpusReaderTest, BadInputIsNamedWithItsPlace) {
   const auto expect = [this](const std::string& path, absl::StatusCode code,
                              const std::string& text) {
@@ -86,6 +153,15 @@ TEST_F(CorpusReaderTest, BadInputIsNamedWithItsPlace) {
   expect(Put("blank.jsonl", "\n\n"), kInvalid, "blank.jsonl: has no documents");
   expect(Put("deep.jsonl", "{\"text\": " + std::string(100'000, '[') + "\n"), kInvalid,
          "deep.jsonl:1");
+  const std::string packed = Gzip("{\"text\": \"long enough to be cut\"}\n");
+  expect(Put("cut.jsonl.gz", packed.substr(0, packed.size() - 9)), absl::StatusCode::kDataLoss,
+         "cut.jsonl.gz: damaged gzip data");
+  expect(Put("named.txt.gz", "not gzip"), absl::StatusCode::kDataLoss,
+         "named.txt.gz: is not what its ending .gz says");
+  expect(Put("other.txt.zst", packed), absl::StatusCode::kDataLoss,
+         "other.txt.zst: is not what its ending .zst says");
+  expect(Put("nothing.txt.gz", Gzip("")), kInvalid, "nothing.txt.gz: the file is empty");
+  expect(Put("bad8.txt.gz", Gzip("ab\xff")), kInvalid, "bad8.txt.gz: invalid UTF-8 at byte 2");
   std::filesystem::create_directories(folder_.File("hollow"));
   expect(folder_.File("hollow"), kInvalid, "hollow: the folder has no files");
   EXPECT_THAT(ReadAll({}), StatusIs(kInvalid, HasSubstr("no input")));

@@ -21,6 +21,23 @@ using ::testing::HasSubstr;
 
 constexpr int32_t kBos = 1, kEos = 2;
 
+// Training shards with these texts.
+std::vector<ManifestShard> WriteShards(const std::string& folder,
+                                       const std::vector<std::vector<int32_t>>& texts,
+                                       int64_t vocabulary, int64_t shard_tokens) {
+  const TemporaryFolder parts;
+  TokenPartWriter part = *TokenPartWriter::Create(parts.path(), "train", /*rank=*/0);
+  for (const std::vector<int32_t>& text : texts) PLAIT_CHECK(part.Add(kBos, text, kEos, 0).ok());
+  PLAIT_CHECK(part.Close().ok());
+  const auto plans = PlanShards(parts.path(), "train", /*ranks=*/1, shard_tokens);
+  PLAIT_CHECK(plans.ok());
+  std::vector<ManifestShard> shards;
+  for (const PlannedShard& plan : *plans) {
+    shards.push_back(*BuildShard(parts.path(), plan, folder, "digest", vocabulary));
+  }
+  return shards;
+}
+
 // Shards of documents whose text tokens are all different, so that a token tells its document and
 // place.
 class NumberedData {
@@ -28,15 +45,14 @@ class NumberedData {
   NumberedData(int64_t documents, int64_t shard_tokens) {
     const RandomKey key(7, RandomPurpose::kTest);
     const int64_t vocabulary = 70'000;  // u32 shards
-    ShardBuilder builder(folder_.path(), "train", "digest", vocabulary, shard_tokens);
+    std::vector<std::vector<int32_t>> texts;
     int32_t next = 3;
     for (int64_t d = 0; d < documents; ++d) {
       std::vector<int32_t> text(key.Words(static_cast<uint64_t>(d))[0] % 40);
       for (int32_t& token : text) token = next++;
-      PLAIT_CHECK(builder.Add(kBos, text, kEos, 0).ok());
+      texts.push_back(text);
       last_of_[text.empty() ? -1 : text.back()] = d;
     }
-    PLAIT_CHECK(builder.Finish().ok());
     num_text_tokens_ = next - 3;
     Hdf5File file = *Hdf5File::Create(folder_.File("vocabulary.h5"));
     PLAIT_CHECK(file.Write<int32_t>("byte_length", std::vector<int32_t>(vocabulary, 1),
@@ -49,7 +65,7 @@ class NumberedData {
     manifest.vocabulary_size = vocabulary;
     manifest.bos_id = kBos;
     manifest.eos_id = kEos;
-    manifest.train = builder.shards();
+    manifest.train = WriteShards(folder_.path(), texts, vocabulary, shard_tokens);
     PLAIT_CHECK(WriteManifest(folder_.path(), manifest).ok());
   }
 
@@ -207,11 +223,7 @@ TEST(Hdf5TokenSourceTest, IdOutsideTheVocabularyNamesTheShard) {
   const NumberedData data(3, 500);
   ASSERT_OK_AND_ASSIGN(PreparedManifest manifest, ReadManifest(data.path()));
   std::filesystem::remove(data.File("train-00000.h5"));
-  ShardBuilder builder(data.path(), "train", "digest", manifest.vocabulary_size, 500);
-  const int32_t bad[] = {80'000};
-  ASSERT_OK(builder.Add(kBos, bad, kEos, 0));
-  ASSERT_OK(builder.Finish());
-  manifest.train = builder.shards();
+  manifest.train = WriteShards(data.path(), {{80'000}}, manifest.vocabulary_size, 500);
   ASSERT_OK(WriteManifest(data.path(), manifest));
   ASSERT_OK_AND_ASSIGN(const auto source, Hdf5TokenSource::Open(data.path(), 5));
   Row row;

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "base/check.h"
+#include "base/digest.h"
 #include "base/durable_file.h"
 #include "data/prepare.h"
 #include "tests/data/sample_text.h"
@@ -56,5 +58,14 @@ class SampleCorpus {
   TemporaryFolder folder_;
   std::vector<std::string> texts_;
 };
+
+// Digest by file name of everything in the folder.
+inline std::map<std::string, std::string> Digests(const std::string& folder) {
+  std::map<std::string, std::string> digests;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    digests[entry.path().filename().string()] = *DigestOfFile(entry.path().string());
+  }
+  return digests;
+}
 
 }  // namespace plait
