@@ -51,7 +51,7 @@ class Log {
     const auto left_out = repetition_.Admit(message, RepetitionLimit::Clock::now());
     if (!left_out) return;
     std::string text(message);
-    if (*left_out > 0) text += " (and " + std::to_string(*left_out) + " times since the last one)";
+    if (*left_out > 0) text += " (" + std::to_string(*left_out) + " equal ones left out)";
     const std::string line = Line("warning: ", text);
     Show(line);
     file_.Keep(line);

@@ -1,9 +1,9 @@
 #include "base/log_file.h"
 
-#include <sys/stat.h>
-
 #include <cerrno>
 #include <ctime>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "base/durable_file.h"
@@ -26,17 +26,11 @@ std::string Heading() {
 
 void LogFile::SetRun(std::string_view run_folder, int rank) {
   file_.reset();
-  folder_ = path_ = std::string(run_folder);
-  if (run_folder.empty()) {
-    lines_.clear();
-  } else if (rank == 0) {
-    path_ += "/log.txt";
-  } else {
-    folder_ += "/logs";
-    char name[32];
-    std::snprintf(name, sizeof(name), "/rank-%05d.log", rank);
-    path_ = folder_ + name;
-  }
+  run_folder_ = run_folder;
+  if (run_folder.empty()) lines_.clear();
+  char name[32] = "/log.txt";
+  if (rank > 0) std::snprintf(name, sizeof(name), "/logs/rank-%05d.log", rank);
+  path_ = run_folder_ + name;
 }
 
 void LogFile::Keep(std::string line) {
@@ -45,14 +39,11 @@ void LogFile::Keep(std::string line) {
 }
 
 absl::StatusOr<bool> LogFile::Open() {
-  if (path_.empty()) return false;
-  // Of the folders only logs/ may be missing.
-  if (path_.ends_with(".log") && ::mkdir(folder_.c_str(), 0777) != 0 && errno != EEXIST) {
-    if (errno == ENOENT) return false;
-    return SystemError(folder_, "cannot be made", errno);
-  }
+  std::error_code error;
+  if (run_folder_.empty() || !std::filesystem::is_directory(run_folder_, error)) return false;
+  const std::filesystem::path folder = std::filesystem::path(path_).parent_path();
+  std::filesystem::create_directory(folder, error);  // logs/
   file_.reset(std::fopen(path_.c_str(), "ae"));
-  if (file_ == nullptr && errno == ENOENT) return false;
   if (file_ == nullptr) return SystemError(path_, "cannot be written", errno);
   lines_.push_front(Heading());
   return true;

@@ -39,7 +39,7 @@ class LogFile {
 
   absl::StatusOr<bool> Open();
 
-  std::string folder_;  // of the file
+  std::string run_folder_;
   std::string path_;
   std::unique_ptr<std::FILE, Close> file_;
   std::deque<std::string> lines_;

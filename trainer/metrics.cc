@@ -101,7 +101,19 @@ std::string ConsoleLine(const StepMetrics& metrics, int64_t total_steps) {
   }
   absl::StrAppendFormat(&line, "  %d MB  wait %.3f s", metrics.memory_bytes >> 20,
                         metrics.data_wait_seconds);
+  if (metrics.num_ranks > 1) {
+    absl::StrAppendFormat(&line, "  comm %.1f %%",
+                          100 * metrics.communication_wait_seconds / metrics.step_seconds);
+  }
   return line;
+}
+
+std::string ProgressLine(const StepMetrics& metrics, int64_t total_steps, double seconds_left) {
+  const auto left = static_cast<int64_t>(std::ceil(seconds_left));
+  return absl::StrFormat(
+      "step %d/%d %.1f %%  loss %.4f  %.0f tokens/s  %d:%02d:%02d left", metrics.step, total_steps,
+      100 * static_cast<double>(metrics.step) / static_cast<double>(total_steps),
+      metrics.result.loss(), metrics.tokens_per_second(), left / 3600, left / 60 % 60, left % 60);
 }
 
 absl::StatusOr<MetricsFile> MetricsFile::Open(const std::string& path, int64_t resumed_step) {

@@ -1,5 +1,5 @@
 // Metrics of a run: RUN/metrics.jsonl, one JSON object a line with "event" and "step", and the
-// console line. "event" is
+// lines of the console. "event" is
 //   start       recipe_digest, parameters, seconds_since_process_start
 //   step        the fields of StepMetrics; a number that is not finite is null
 //   evaluation  loss, bits_per_byte, tokens, text_bytes, seconds
@@ -32,7 +32,8 @@ struct StepMetrics {
   double gemm_peak_flops_per_second = 0;  // 0: not measured
   int64_t memory_bytes = 0;               // peak of rank 0's process
   double communication_wait_seconds = 0;  // that rank 0 spent waiting for other ranks
-  std::string parameter_digest;           // after the step; empty: not asked for
+  int num_ranks = 1;
+  std::string parameter_digest;  // after the step; empty: not asked for
 
   double tokens_per_second() const { return result.counts.real_tokens / step_seconds; }
   double model_flops_per_second() const { return model_flops / step_seconds; }
@@ -40,6 +41,8 @@ struct StepMetrics {
 
 // "step 20/500 short_rows  loss 6.1033 (lm 6.1013)  grad 0.93  lr 2.9e-03  ..."
 std::string ConsoleLine(const StepMetrics& metrics, int64_t total_steps);
+// "step 20/500 4.0 %  loss 6.1033  5120 tokens/s  0:03:20 left"
+std::string ProgressLine(const StepMetrics& metrics, int64_t total_steps, double seconds_left);
 
 class MetricsFile {
  public:

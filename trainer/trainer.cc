@@ -35,6 +35,7 @@
 #include "trainer/model_runtime.h"
 #include "trainer/pretraining_objective.h"
 #include "trainer/process_usage.h"
+#include "trainer/run_record.h"
 #include "trainer/training_step.h"
 
 namespace plait {
@@ -106,7 +107,7 @@ struct Trainer::State {
   std::unique_ptr<TrainingStep> training_step;
   std::unique_ptr<Evaluation> evaluation;  // absent: nothing is held out
   std::unique_ptr<CheckpointWriter> writer;
-  MetricsFile metrics = MetricsFile::None();  // rank 0's writes
+  RunRecord record = RunRecord::None();  // rank 0's writes
   ParameterCount parameters;
   double gemm_peak_flops_per_second = 0;
 
@@ -220,7 +221,7 @@ absl::Status Trainer::State::OpenRunFolder() {
   if (error) return SystemError(options.output, "cannot be made", error.value());
   PLAIT_RETURN_IF_ERROR(
       WriteFileDurably(absl::StrCat(options.output, "/recipe.textproto"), RecipeText(recipe)));
-  PLAIT_ASSIGN_OR_RETURN(metrics, MetricsFile::Open(metrics_path(), step));
+  PLAIT_ASSIGN_OR_RETURN(record, RunRecord::Open(options.output, step, TotalSteps(recipe)));
   return absl::OkStatus();
 }
 
@@ -309,6 +310,7 @@ absl::Status Trainer::State::RunStep(PrefetchingLoader& loader, const Stage& sta
   step_metrics.model_flops =
       step_metrics.result.counts.real_tokens * ModelFlopsPerToken(parameters, stage.row_tokens());
   step_metrics.memory_bytes = PeakResidentBytes();
+  step_metrics.num_ranks = options.world->size();
   step_metrics.communication_wait_seconds =
       1e-9 * static_cast<double>(options.world->ledger().waited_nanoseconds() - waited);
   return FinishStep(step_metrics);
@@ -330,7 +332,7 @@ absl::Status Trainer::State::FinishStep(const StepMetrics& step_metrics) {
     PLAIT_ASSIGN_OR_RETURN(complete.parameter_digest,
                            ParameterDigest(*runtime.mesh, runtime.sharder->sharded()));
   }
-  PLAIT_RETURN_IF_ERROR(metrics.WriteStep(complete));
+  PLAIT_RETURN_IF_ERROR(record.WriteStep(complete));
   if (log) LogInfo(ConsoleLine(complete, TotalSteps(recipe)));
   if (result.not_finite.empty()) return absl::OkStatus();
 
@@ -342,7 +344,7 @@ absl::Status Trainer::State::FinishStep(const StepMetrics& step_metrics) {
                             " skipped so far"));
     return absl::OkStatus();
   }
-  PLAIT_RETURN_IF_ERROR(metrics.WriteStop(step, what));
+  PLAIT_RETURN_IF_ERROR(record.WriteStop(step, what));
   return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
                           what,
                           "; no update was made. Lower the learning rate, or skip such steps with "
@@ -367,7 +369,7 @@ absl::Status Trainer::State::Evaluate() {
   const double seconds = SecondsSince(start);
   LogInfo(absl::StrFormat("step %d held out: loss %.4f, %.4f bits per byte over %d bytes, %.1f s",
                           step, result.loss, result.bits_per_byte, result.text_bytes, seconds));
-  return metrics.WriteEvaluation(step, result, seconds);
+  return record.WriteEvaluation(step, result, seconds);
 }
 
 absl::Status Trainer::State::Save() {
@@ -388,7 +390,7 @@ absl::Status Trainer::State::Save() {
   LogInfo(absl::StrFormat("step %d saved: %s, %.2f s", step, checkpoint, seconds));
   PLAIT_ASSIGN_OR_RETURN(const std::string digest,
                          ParameterDigest(*runtime.mesh, runtime.sharder->sharded()));
-  return metrics.WriteCheckpoint(step, checkpoint, digest, seconds);
+  return record.WriteCheckpoint(step, checkpoint, digest, seconds);
 }
 
 absl::Status Trainer::State::MeasurePeak() {
@@ -452,8 +454,8 @@ absl::StatusOr<RunResult> Trainer::Run() {
       "%d parameters, %d rank%s of %d threads, ready %.2f s after the process started",
       run.parameters.total, run.options.world->size(), run.options.world->size() == 1 ? "" : "s",
       run.execution.num_threads(), ready_seconds));
-  PLAIT_RETURN_IF_ERROR(run.metrics.WriteStart(run.step, RecipeDigest(run.recipe),
-                                               run.parameters.total, ready_seconds));
+  PLAIT_RETURN_IF_ERROR(run.record.WriteStart(run.step, RecipeDigest(run.recipe),
+                                              run.parameters.total, ready_seconds));
   if (run.step == 0) PLAIT_RETURN_IF_ERROR(run.Evaluate());
 
   RunResult result;
@@ -468,7 +470,7 @@ absl::StatusOr<RunResult> Trainer::Run() {
     result.reason = StopReason::kFinished;
   }
   const char* const reasons[] = {"finished", "debug.stop_after_steps", "requested"};
-  PLAIT_RETURN_IF_ERROR(run.metrics.WriteStop(run.step, reasons[static_cast<int>(result.reason)]));
+  PLAIT_RETURN_IF_ERROR(run.record.WriteStop(run.step, reasons[static_cast<int>(result.reason)]));
   result.step = run.step;
   result.checkpoint = run.checkpoint;
   result.loss = run.loss;

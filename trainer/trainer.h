@@ -2,6 +2,7 @@
 // boundary: log, evaluate, save, stop, as asked. A run lives in a folder:
 //   RUN/recipe.textproto   the resolved recipe
 //   RUN/metrics.jsonl      metrics.h
+//   RUN/tensorboard/       tensorboard_writer.h
 //   RUN/checkpoints/       step-00001000/ ...
 // A run that was stopped (or killed) at any step and resumed ends with the same bits as one that
 // was not.

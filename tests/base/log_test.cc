@@ -1,15 +1,15 @@
 #include "base/log.h"
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
+
+#include <filesystem>
 
 #include "base/durable_file.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_folder.h"
+#include "tests/support/terminal.h"
 
 namespace plait {
 namespace {
@@ -97,7 +97,7 @@ TEST_F(LogTest, AnotherRankSpeaksUpOnlyInTrouble) {
 }
 
 TEST_F(LogTest, AFileThatCannotBeWrittenIsToldOnce) {
-  ASSERT_OK(WriteFileDurably(folder_.File("run"), "no folder"));
+  std::filesystem::create_directories(folder_.File("run/log.txt"));
   EXPECT_THAT(Logged([this] {
                 const LogToRun to_run(folder_.File("run"));
                 LogInfo("one");
@@ -107,34 +107,9 @@ TEST_F(LogTest, AFileThatCannotBeWrittenIsToldOnce) {
                            "written: .*\n..:..:.. two\n"));
 }
 
-// What a terminal on stderr receives while `body` runs.
-template <typename Body>
-std::string Shown(const Body& body) {
-  const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY);
-  EXPECT_TRUE(terminal >= 0 && ::grantpt(terminal) == 0 && ::unlockpt(terminal) == 0);
-  const winsize size{.ws_row = 24, .ws_col = 30, .ws_xpixel = 0, .ws_ypixel = 0};
-  EXPECT_EQ(::ioctl(terminal, TIOCSWINSZ, &size), 0);
-  const int other_end = ::open(::ptsname(terminal), O_RDWR | O_NOCTTY);
-  const int before = ::dup(STDERR_FILENO);
-  ::dup2(other_end, STDERR_FILENO);
-  body();
-  std::fputs("<end>", stderr);
-  std::fflush(stderr);
-  ::dup2(before, STDERR_FILENO);
-  std::string text;
-  while (!text.ends_with("<end>")) {  // what is written may arrive in pieces
-    char piece[256];
-    const ssize_t size = ::read(terminal, piece, sizeof(piece));
-    if (size <= 0) break;
-    text.append(piece, static_cast<size_t>(size));
-  }
-  for (const int file : {terminal, other_end, before}) ::close(file);
-  return text;
-}
-
 TEST_F(LogTest, TheStatusLineStaysBelowTheOthers) {
   ::setenv("TERM", "xterm", 1);
-  EXPECT_THAT(Shown([] {
+  EXPECT_THAT(ShownOnTerminal([] {
                 SetStatusLine("step 1 of many: cut at the terminal's width");
                 LogInfo("a");
                 SetStatusLine("");
@@ -146,7 +121,7 @@ TEST_F(LogTest, TheStatusLineStaysBelowTheOthers) {
 
 TEST_F(LogTest, TheStatusLineIsDrawnTenTimesASecondAtMost) {
   ::setenv("TERM", "xterm", 1);
-  EXPECT_THAT(Shown([] {
+  EXPECT_THAT(ShownOnTerminal([] {
                 SetStatusLine("first");
                 SetStatusLine("second");
                 LogInfo("a");
@@ -158,7 +133,7 @@ TEST_F(LogTest, TheStatusLineIsDrawnTenTimesASecondAtMost) {
 TEST_F(LogTest, WithoutATerminalThereIsNoStatusLine) {
   EXPECT_EQ(Logged([] { SetStatusLine("a"); }), "");
   ::setenv("TERM", "dumb", 1);
-  EXPECT_THAT(Shown([] {
+  EXPECT_THAT(ShownOnTerminal([] {
                 SetStatusLine("unseen");
                 LogInfo("a");
                 SetStatusLine("");

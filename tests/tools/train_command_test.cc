@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/durable_file.h"
 #include "tests/support/command_line.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_run.h"
@@ -40,6 +41,9 @@ TEST_F(TrainCommandTest, TrainsStopsResumesAndGenerates) {
   ASSERT_EQ(second.exit_code, 0) << second.errors;
   EXPECT_THAT(second.output, HasSubstr("finished at step 7"));
   EXPECT_THAT(second.errors, HasSubstr("bits per byte"));
+  const std::string log = *ReadWholeFile(run_ + "/log.txt", 1 << 20);
+  EXPECT_THAT(log, HasSubstr(first.errors));
+  EXPECT_THAT(log, HasSubstr(second.errors));
 
   const std::vector<std::string> generate = {"generate",     run_, "--prompt", "the cat", "--json",
                                              "--max-tokens", "9",  "--seed",   "4"};

@@ -1,5 +1,6 @@
 #include "trainer/metrics.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -14,6 +15,7 @@ namespace plait {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::vector<nlohmann::json> Lines(const std::string& path) {
   std::vector<nlohmann::json> lines;
@@ -100,6 +102,19 @@ TEST_F(MetricsTest, AFolderThatIsNotThereIsNamed) {
 TEST_F(MetricsTest, TheConsoleLineHasTheMostImportant) {
   EXPECT_THAT(ConsoleLine(SomeStep(20), 500),
               HasSubstr("step 20/500 short_rows  loss 2.7500 (lm 2.5000)"));
+}
+
+TEST_F(MetricsTest, TheConsoleLineOfSeveralRanksHasTheirShareOfWaiting) {
+  StepMetrics metrics = SomeStep(20);
+  metrics.communication_wait_seconds = 0.006;
+  EXPECT_THAT(ConsoleLine(metrics, 500), Not(HasSubstr("comm")));
+  metrics.num_ranks = 2;
+  EXPECT_THAT(ConsoleLine(metrics, 500), HasSubstr("  comm 1.2 %"));
+}
+
+TEST_F(MetricsTest, TheProgressLineSaysHowLongItTakes) {
+  EXPECT_EQ(ProgressLine(SomeStep(20), 500, 3723.5),
+            "step 20/500 4.0 %  loss 2.7500  200 tokens/s  1:02:04 left");
 }
 
 }  // namespace
