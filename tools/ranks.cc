@@ -17,9 +17,8 @@ absl::Status RunOnRanks(
   SetLogRank(world->rank());
   const absl::Status status = body(world);
   if (status.ok()) return status;
-  // A stop that was asked for is no trouble of the other ranks.
-  const bool asked_for = IsAgreed(status) && absl::IsAborted(status);
-  if (world->rank() == 0 || !asked_for)
+  // What all ranks agree on, the first one says.
+  if (world->rank() == 0 || !IsAgreed(status))
     LogFailure(std::string_view(status.message().data(), status.message().size()));
   if (world->size() == 1) return status;
   const ExitCode code = ExitCodeOf(status);
