@@ -283,10 +283,11 @@ absl::StatusOr<CheckpointReader> OpenNewestCheckpoint(Communicator& world,
     if (reader.ok() || !IsAgreed(reader.status())) return reader;
     rejected->push_back({entry.folder, std::string(reader.status().message())});
   }
-  return Bad(absl::NotFoundError(entries.empty()
-                                     ? absl::StrCat(checkpoints_folder, ": holds no checkpoint")
-                                     : absl::StrCat(checkpoints_folder, ": none of its ",
-                                                    entries.size(), " checkpoints verifies")));
+  return Agree(world,
+               absl::NotFoundError(entries.empty()
+                                       ? absl::StrCat(checkpoints_folder, ": holds no checkpoint")
+                                       : absl::StrCat(checkpoints_folder, ": none of its ",
+                                                      entries.size(), " checkpoints verifies")));
 }
 
 absl::StatusOr<CheckpointReader> OpenCheckpointOrRun(const std::string& path,

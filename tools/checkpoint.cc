@@ -63,8 +63,9 @@ absl::Status List(const Options& options) {
 // Unlike list, verify reads every shard too, and fails if anything is wrong.
 absl::Status Verify(const Options& options) {
   std::vector<RejectedCheckpoint> rejected;
-  PLAIT_ASSIGN_OR_RETURN(const CheckpointReader reader,
-                         OpenCheckpointOrRun(options.path, &rejected));
+  absl::StatusOr<CheckpointReader> opened = OpenCheckpointOrRun(options.path, &rejected);
+  WarnOfRejected(rejected);
+  PLAIT_ASSIGN_OR_RETURN(const CheckpointReader reader, std::move(opened));
   PLAIT_RETURN_IF_ERROR(reader.VerifyTensors());
   if (!rejected.empty()) {
     return WithExitCode(absl::DataLossError(rejected[0].reason), ExitCode::kBadCheckpoint);

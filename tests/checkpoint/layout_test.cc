@@ -340,6 +340,17 @@ TEST_F(LayoutTest, AllRanksTakeTheSameOlderCheckpoint) {
   }
 }
 
+TEST_F(LayoutTest, WithoutAnyThatVerifiesAllRanksEndAlike) {
+  ASSERT_OK(Save({1, 2}));
+  std::filesystem::remove(File("rank-00001.h5"));
+  const absl::Status answer = AnswerOfAll(2, [&](Communicator& world) {
+    std::vector<RejectedCheckpoint> rejected;
+    return OpenNewestCheckpoint(world, checkpoints_, &rejected).status();
+  });
+  EXPECT_THAT(answer, StatusIs(absl::StatusCode::kNotFound, HasSubstr("none of its 1")));
+  EXPECT_EQ(ExitCodeOf(answer), ExitCode::kBadCheckpoint);
+}
+
 TEST_F(LayoutTest, RanksThatSeeOtherCheckpointsAreTold) {
   ASSERT_OK(Save({1, 1}));
   // As where one host has not mounted the folder: the same path, something else there.

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "parallel/local_communicator.h"
 #include "tests/support/checkpoint_content.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_folder.h"
@@ -122,6 +123,41 @@ TEST(CommandLineTest, ListsVerifiesAndShowsCheckpoints) {
   EXPECT_EQ(nlohmann::json::parse(show.output)["integers"]["adamw.steps"], 9);
   EXPECT_THAT(RunCommand({"checkpoint", "show", run.path()}).output, HasSubstr("[40, 32]"));
   EXPECT_EQ(RunCommand({"checkpoint", "verify", run.path()}).exit_code, 0);
+}
+
+TEST(CommandLineTest, ShowsWhichRanksHoldWhat) {
+  TemporaryFolder run;
+  // Each of two ranks has one half of the first tensor, and both have all of the second.
+  ASSERT_OK(RunLocalRanks(2, [&](const std::shared_ptr<Communicator>& world) {
+    CheckpointContent content = SmallContent(7);
+    content.state.tensors.resize(2);
+    NamedTensor& halved = content.state.tensors[0];
+    halved.spec.elements = {640 * world->rank(), 640 * (world->rank() + 1)};
+    halved.shard = halved.shard.Flat(halved.spec.elements.begin, {640});
+    content.state.tensors[1].replica = world->rank();
+    content.state.tensors[1].replicas = 2;
+    return CheckpointWriter(*world, run.File("checkpoints"), /*keep=*/1).Save(content).status();
+  }));
+  const CommandResult show = RunCommand({"checkpoint", "show", run.path()});
+  EXPECT_EQ(show.exit_code, 0) << show.errors;
+  EXPECT_THAT(show.output, HasSubstr(", 2 ranks"));
+  EXPECT_THAT(show.output, HasSubstr("f32 [40, 32] parameters/model.embed_tokens.weight"));
+  EXPECT_THAT(show.output, HasSubstr("rank 1: elements 640 to 1280"));
+  EXPECT_THAT(show.output, HasSubstr("rank 0: elements 0 to 16"));
+  const CommandResult json = RunCommand({"checkpoint", "show", run.path(), "--json"});
+  const auto tensors = nlohmann::json::parse(json.output)["tensors"];
+  ASSERT_EQ(tensors.size(), 2u);
+  EXPECT_EQ(tensors[0]["shape"], (std::vector<int64_t>{40, 32}));
+  EXPECT_EQ(tensors[0]["shards"][1]["rank"], 1);
+  EXPECT_EQ(tensors[0]["shards"][1]["elements"], (std::vector<int64_t>{640, 1280}));
+  EXPECT_THAT(RunCommand({"checkpoint", "verify", run.path()}).output,
+              HasSubstr("2 tensors of 2 ranks verified"));
+  EXPECT_THAT(RunCommand({"checkpoint", "list", run.path()}).output,
+              HasSubstr("verified, 2 ranks"));
+  std::filesystem::remove(run.File("checkpoints/step-00000007/rank-00001.h5"));
+  const CommandResult verify = RunCommand({"checkpoint", "verify", run.path()});
+  EXPECT_EQ(verify.exit_code, 3);
+  EXPECT_THAT(verify.errors, HasSubstr("rank-00001.h5"));
 }
 
 TEST(CommandLineTest, ADamagedCheckpointIsExitCodeThree) {
