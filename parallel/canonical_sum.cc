@@ -18,18 +18,18 @@ void CanonicalSum::Add(Execution& execution, const void* leaf, DType dtype, DTyp
       return;
     }
     // Earlier leaves come first.
-    AddElements(levels_[level].vector(), carry.vector(), carry.vector());
+    AddElements(execution.num_threads(), levels_[level].vector(), carry.vector(), carry.vector());
     levels_[level] = Tensor();
   }
 }
 
-void CanonicalSum::Take(VectorView total) {
+void CanonicalSum::Take(Execution& execution, VectorView total) {
   bool any = false;
   // Low levels hold the latest leaves: they come last in every sum.
   for (Tensor& level : levels_) {
     if (!level) continue;
     if (any) {
-      AddElements(level.vector(), total, total);
+      AddElements(execution.num_threads(), level.vector(), total, total);
     } else {
       std::memcpy(total.data, level.raw(), level.bytes());
     }

@@ -46,9 +46,11 @@ void Reduce(ReduceOperation operation, std::span<const void* const> sources, int
 }
 
 template <class T, class Total>
-void Accumulate(std::span<const void* const> sources, Total* total, int64_t elements) {
-  std::array<Total, kBlock> block;
+void Accumulate(int num_threads, std::span<const void* const> sources, Total* total,
+                int64_t elements) {
+#pragma omp parallel for num_threads(num_threads) schedule(static)
   for (int64_t begin = 0; begin < elements; begin += kBlock) {
+    std::array<Total, kBlock> block;
     const int64_t n = std::min(kBlock, elements - begin);
     Load<T>(sources[0], begin, n, block.data());
     for (size_t s = 1; s < sources.size(); ++s) {
@@ -56,6 +58,12 @@ void Accumulate(std::span<const void* const> sources, Total* total, int64_t elem
     }
     for (int64_t i = 0; i < n; ++i) total[begin + i] += block[i];
   }
+}
+
+template <class T>
+void Add(int num_threads, const T* a, const T* b, T* out, int64_t elements) {
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+  for (int64_t i = 0; i < elements; ++i) out[i] = a[i] + b[i];
 }
 
 // A float that is read as its nearest bf16.
@@ -89,32 +97,28 @@ void ReduceElements(ReduceOperation operation, DType dtype, std::span<const void
   }
 }
 
-void AccumulateElements(DType dtype, std::span<const void* const> sources, bool round_to_bf16,
-                        VectorView total) {
+void AccumulateElements(int num_threads, DType dtype, std::span<const void* const> sources,
+                        bool round_to_bf16, VectorView total) {
   if (total.dtype == DType::kF64) {
     PLAIT_CHECK(dtype == DType::kF64);
-    return Accumulate<double>(sources, total.as<double>(), total.size);
+    return Accumulate<double>(num_threads, sources, total.as<double>(), total.size);
   }
   PLAIT_CHECK(total.dtype == DType::kF32);
-  if (dtype == DType::kBf16) {
-    return Accumulate<BFloat16>(sources, total.as<float>(), total.size);
-  }
+  float* to = total.as<float>();
+  if (dtype == DType::kBf16) return Accumulate<BFloat16>(num_threads, sources, to, total.size);
   PLAIT_CHECK(dtype == DType::kF32);
-  if (round_to_bf16) return Accumulate<RoundedFloat>(sources, total.as<float>(), total.size);
-  Accumulate<float>(sources, total.as<float>(), total.size);
+  if (round_to_bf16) return Accumulate<RoundedFloat>(num_threads, sources, to, total.size);
+  Accumulate<float>(num_threads, sources, to, total.size);
 }
 
-void AddElements(ConstVectorView a, ConstVectorView b, VectorView out) {
+void AddElements(int num_threads, ConstVectorView a, ConstVectorView b, VectorView out) {
   PLAIT_CHECK(a.dtype == out.dtype && b.dtype == out.dtype && a.size == out.size &&
               b.size == out.size);
   if (out.dtype == DType::kF64) {
-    for (int64_t i = 0; i < out.size; ++i) {
-      out.as<double>()[i] = a.as<double>()[i] + b.as<double>()[i];
-    }
-    return;
+    return Add(num_threads, a.as<double>(), b.as<double>(), out.as<double>(), out.size);
   }
   PLAIT_CHECK(out.dtype == DType::kF32);
-  for (int64_t i = 0; i < out.size; ++i) out.as<float>()[i] = a.as<float>()[i] + b.as<float>()[i];
+  Add(num_threads, a.as<float>(), b.as<float>(), out.as<float>(), out.size);
 }
 
 void ConvertElements(ConstVectorView from, VectorView to) {

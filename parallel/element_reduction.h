@@ -1,5 +1,5 @@
 // The arithmetic of reductions, on one rank: sources are combined in their order, bf16 in f32 with
-// one rounding at the end.
+// one rounding at the end. Threads divide the elements: their number changes no bit.
 #pragma once
 
 #include <cstdint>
@@ -15,13 +15,14 @@ namespace plait {
 void ReduceElements(ReduceOperation operation, DType dtype, std::span<const void* const> sources,
                     int64_t elements, void* output);
 
-// total[i] += sources[0][i] + sources[1][i] + ..., the sum of the sources first. Sources are bf16 or
-// of total's dtype (f32 or f64); round_to_bf16: f32 sources are rounded so before they are added.
-void AccumulateElements(DType dtype, std::span<const void* const> sources, bool round_to_bf16,
-                        VectorView total);
+// total[i] += sources[0][i] + sources[1][i] + ..., the sum of the sources first. Sources are bf16
+// or of total's dtype (f32 or f64); round_to_bf16: f32 sources are rounded so before they are
+// added.
+void AccumulateElements(int num_threads, DType dtype, std::span<const void* const> sources,
+                        bool round_to_bf16, VectorView total);
 
 // out = a + b, all of one dtype, f32 or f64; out may be a or b.
-void AddElements(ConstVectorView a, ConstVectorView b, VectorView out);
+void AddElements(int num_threads, ConstVectorView a, ConstVectorView b, VectorView out);
 // bf16 -> f32, f32 -> bf16 (to nearest even), or a copy.
 void ConvertElements(ConstVectorView from, VectorView to);
 

@@ -347,7 +347,7 @@ absl::Status ParameterSharder::Fold(Execution& execution, Section& section, DTyp
                                     std::span<const void* const> pieces, int64_t elements) {
   const bool round = options_.gradient_wire == DType::kBf16 && dtype == DType::kF32;
   if (!options_.canonical) {
-    AccumulateElements(dtype, pieces, round, section.gradient.vector());
+    AccumulateElements(execution.num_threads(), dtype, pieces, round, section.gradient.vector());
     return absl::OkStatus();
   }
   // Pieces come in the order of the owners (share, then replica); leaves count by data-parallel
@@ -411,7 +411,7 @@ absl::Status ParameterSharder::TakeCanonicalSums(Execution& execution, Section& 
   Communicator& replicate = *mesh_.group(section.layout.group).replicate;
   const int64_t part = section.gradient.num_elements() / replicate.size();
   Tensor own = section.gradient.Flat(replicate.rank() * part, {part});
-  section.leaves.Take(own.vector());
+  section.leaves.Take(execution, own.vector());
   if (replicate.size() == 1) return absl::OkStatus();
   PLAIT_ASSIGN_OR_RETURN(
       const Event gathered,

@@ -8,8 +8,8 @@
 #   --fresh          forget the earlier run (packages, text and prepared data are kept)
 #   --output DIR     everything goes here; default runs/demo
 #
-# Installs what is missing, builds plait, collects text in seven languages, prepares it, trains with a stop
-# in the middle and a resume, generates, and prints a table. What is done is not done again. As root, or as a
+# Installs what is missing, builds plait, collects text in seven languages, prepares it, trains on two
+# ranks up to the middle and on one from there, generates, and prints a table. What is done is not done again. As root, or as a
 # user who may use sudo (only where a package is missing).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -88,7 +88,7 @@ PYTHON
 )
 
 [ "$fresh" = 0 ] || rm -rf "$run"
-section "train: $total_steps steps, stopped in the middle and resumed"
+section "train: $total_steps steps, on two ranks up to the middle, then resumed on one"
 finished=$run/finished
 if [ -f "$finished" ]; then
   echo "already trained: $run (--fresh starts anew)"
@@ -96,7 +96,7 @@ else
   if ! compgen -G "$run/checkpoints/step-*" >/dev/null; then
     # Nothing to resume: a first part, up to the middle.
     rm -rf "$run"
-    "$plait" train "$recipe" --output "$run" "${settings[@]}" \
+    tools/launch/mpirun.sh -n 2 "$plait" train "$recipe" --output "$run" "${settings[@]}" \
       --set "debug.stop_after_steps=$((total_steps / 2))"
   fi
   "$plait" train "$recipe" --output "$run" "${settings[@]}" --resume

@@ -3,7 +3,7 @@
 #
 # usage: tools/install_dependencies.sh [--build] [--dry-run]
 #   (none)     everything: build, run, test, format
-#   --build    what `plait` itself needs to be built and run: no test libraries, no formatter, no MPI
+#   --build    what `plait` itself needs to be built and run: no test libraries, no formatter
 #   --dry-run  print the missing packages, install nothing
 #
 # As root, or as a user who may use sudo. Quick when nothing is missing: no network then.
@@ -13,10 +13,10 @@ build_packages=(
   cmake ninja-build g++ ccache pkg-config git python3 xz-utils hdf5-tools
   libabsl-dev libprotobuf-dev protobuf-compiler libhdf5-dev libdnnl-dev ocl-icd-opencl-dev
   libsentencepiece-dev libhwy-dev librandom123-dev libcli11-dev libxxhash-dev libsimdjson-dev
-  nlohmann-json3-dev libzstd-dev zlib1g-dev
+  nlohmann-json3-dev libzstd-dev zlib1g-dev libopenmpi-dev openmpi-bin
 )
 development_packages=(
-  libopenmpi-dev openmpi-bin libgtest-dev libgmock-dev libbenchmark-dev clang-format-14
+  libgtest-dev libgmock-dev libbenchmark-dev clang-format-14
 )
 
 packages=("${build_packages[@]}" "${development_packages[@]}")
