@@ -611,4 +611,10 @@ absl::StatusOr<std::string> Hdf5File::StringAttribute(const std::string& object,
   return bytes;
 }
 
+std::string Hdf5LibraryVersion() {
+  unsigned major = 0, minor = 0, release = 0;
+  H5get_libversion(&major, &minor, &release);
+  return absl::StrCat(major, ".", minor, ".", release);
+}
+
 }  // namespace plait

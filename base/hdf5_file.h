@@ -154,4 +154,6 @@ class Hdf5File {
   absl::Status failure_;  // the first failed write
 };
 
+std::string Hdf5LibraryVersion();  // "1.10.8"
+
 }  // namespace plait

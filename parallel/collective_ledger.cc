@@ -159,6 +159,7 @@ std::vector<RankActivity> CollectiveLedger::Activities() const {
     const int64_t since = other.waiting_since.load(std::memory_order_acquire);
     if (since != 0) activity.waiting_seconds = static_cast<double>(now - since) * 1e-9;
     activity.calls = other.calls.load(std::memory_order_acquire);
+    activity.reports = other.reports.load(std::memory_order_acquire) != 0;
     activity.call = LastCall(other);
     for (const LedgerSlot::Membership& membership : other.memberships) {
       const uint64_t group = membership.group.load(std::memory_order_acquire);

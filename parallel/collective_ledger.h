@@ -69,6 +69,7 @@ struct RankActivity {
   int64_t process = 0;
   int64_t calls = 0;            // entered so far
   double waiting_seconds = -1;  // negative: not waiting
+  bool reports = false;         // its watchdog has begun to report
   CollectiveCall call;          // the last one
   std::vector<Membership> memberships;
 };
@@ -89,6 +90,7 @@ struct alignas(64) LedgerSlot {
   std::atomic<int64_t> bytes_moved;    // of payload, see parallel/communication_plan.h
   std::atomic<int64_t> process;        // id of its process; 0: not started
   std::atomic<int64_t> rank;           // in the job
+  std::atomic<int64_t> reports;        // 1: its watchdog has begun to report
   std::atomic<uint64_t> version;       // odd while `call` is being written
   std::array<std::atomic<uint64_t>, kCallWords> call;
   std::array<Membership, kMemberships> memberships;
@@ -136,6 +138,8 @@ class CollectiveLedger {
 
   // When this rank began to wait, nanoseconds of the host's monotonic clock; 0: it is not waiting.
   int64_t waiting_since() const { return slot().waiting_since.load(std::memory_order_acquire); }
+  // Tells the others of the host that this rank's watchdog reports.
+  void SetReports() { slot().reports.store(1, std::memory_order_release); }
   // Of the ranks of this host, by rank.
   std::vector<RankActivity> Activities() const;
 

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/exit_code.h"
+#include "base/log.h"
 #include "parallel/collective_diagnosis.h"
 
 namespace plait {
@@ -16,8 +17,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// How much later the ranks speak for which a lower one should have spoken.
+// How much later a rank speaks that is not the one to speak; and where another has spoken, by when
+// the launcher should have ended this one, too.
 constexpr double kGraceSeconds = 1.0;
+constexpr double kSpokenGraceSeconds = 6.0;
 // Between two looks more than this has passed only where the process did not run.
 constexpr double kLongestLookSeconds = 1.0;
 
@@ -25,17 +28,19 @@ double SecondsBetween(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
-// The lowest rank of this host that can speak and waits.
-int64_t Speaker(std::span<const ObservedRank> ranks) {
+// How much longer than the timeout `own` holds its peace.
+double GraceSeconds(std::span<const ObservedRank> ranks, int64_t own) {
+  int64_t speaker = -1;  // the lowest rank of this host that waits and can speak
   for (const ObservedRank& rank : ranks) {
-    if (rank.Waits()) return rank.activity.rank;
+    if (rank.activity.reports) return kSpokenGraceSeconds;
+    if (speaker < 0 && rank.Waits()) speaker = rank.activity.rank;
   }
-  return -1;
+  return speaker == own ? 0 : kGraceSeconds;
 }
 
 }  // namespace
 
-CollectiveWatchdog::CollectiveWatchdog(const CollectiveLedger& ledger, double timeout_seconds,
+CollectiveWatchdog::CollectiveWatchdog(CollectiveLedger& ledger, double timeout_seconds,
                                        OnTimeout on_timeout)
     : ledger_(ledger),
       timeout_seconds_(timeout_seconds),
@@ -45,6 +50,8 @@ CollectiveWatchdog::CollectiveWatchdog(const CollectiveLedger& ledger, double ti
 void CollectiveWatchdog::EndProcess(const std::string& report) {
   std::fprintf(stderr, "plait: %s\n", report.c_str());
   std::fflush(stderr);
+  // The run's folder may be what hangs: nobody waits for this thread.
+  std::thread([report] { LogFailure(report); }).detach();
   // The launcher ends the job with this process: other hosts' reports come first.
   std::this_thread::sleep_for(std::chrono::milliseconds(500));
   _exit(static_cast<int>(ExitCode::kTryAgain));
@@ -65,7 +72,8 @@ void CollectiveWatchdog::Watch(const std::stop_token& stop) {
     wait = since;
     if (watched < timeout_seconds_) continue;
     const std::vector<ObservedRank> ranks = Observe(ledger_);
-    if (Speaker(ranks) != ledger_.rank() && watched < timeout_seconds_ + kGraceSeconds) continue;
+    if (watched < timeout_seconds_ + GraceSeconds(ranks, ledger_.rank())) continue;
+    ledger_.SetReports();
     on_timeout_(
         absl::StrFormat("rank %d has waited for %.1f s, which is more than the %g s of "
                         "trainer.collective_timeout_seconds\n%s",

@@ -2,7 +2,7 @@
 // ledger a few times a second; when the rank has waited for others longer than the timeout, it
 // reports what every rank of the host is doing and who is missing (collective_diagnosis.h), and
 // ends the process with exit code 75, upon which the launcher ends the job. Of the waiting ranks of
-// a host the lowest one speaks; the others follow a second later if they are still there.
+// a host the lowest one speaks; where it does not, another does a second later.
 //
 // Time in which the watchdog itself did not run does not count: a job that is suspended as a whole
 // and goes on is no job that stands still.
@@ -25,7 +25,7 @@ class CollectiveWatchdog {
   using OnTimeout = std::function<void(const std::string& report)>;
 
   // Watches until destroyed. The ledger outlives it.
-  CollectiveWatchdog(const CollectiveLedger& ledger, double timeout_seconds,
+  CollectiveWatchdog(CollectiveLedger& ledger, double timeout_seconds,
                      OnTimeout on_timeout = EndProcess);
   CollectiveWatchdog(const CollectiveWatchdog&) = delete;
   CollectiveWatchdog& operator=(const CollectiveWatchdog&) = delete;
@@ -37,7 +37,7 @@ class CollectiveWatchdog {
  private:
   void Watch(const std::stop_token& stop);
 
-  const CollectiveLedger& ledger_;
+  CollectiveLedger& ledger_;
   const double timeout_seconds_;
   const OnTimeout on_timeout_;
   std::mutex mutex_;

@@ -374,4 +374,12 @@ absl::StatusOr<std::shared_ptr<Communicator>> MakeWorld() {
   return std::shared_ptr<Communicator>(MakeSingleRankCommunicator());
 }
 
+std::string MpiLibraryVersion() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  const std::string version(text, static_cast<size_t>(length));
+  return version.substr(0, version.find(','));  // then comes who packed it
+}
+
 }  // namespace plait

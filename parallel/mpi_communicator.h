@@ -1,9 +1,10 @@
-// Ranks as processes under MPI. MPI carries control, collectives of host memory, and start-up; ranks
-// of one host share memory without it. This is the only folder's file that knows MPI
+// Ranks as processes under MPI. MPI carries control, collectives of host memory, and start-up;
+// ranks of one host share memory without it. This is the only folder's file that knows MPI
 // (mpi_communicator.cc).
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "parallel/communicator.h"
@@ -20,5 +21,8 @@ absl::StatusOr<std::shared_ptr<Communicator>> MakeMpiWorld();
 
 // What this process was started for: MakeMpiWorld under a launcher, else a single rank.
 absl::StatusOr<std::shared_ptr<Communicator>> MakeWorld();
+
+// Of the linked MPI, whether it runs or not: "Open MPI v4.1.4".
+std::string MpiLibraryVersion();
 
 }  // namespace plait

@@ -12,8 +12,8 @@ namespace plait {
 namespace {
 
 constexpr void (*kCommands[])(CLI::App&, Action&) = {
-    AddPrepareCommand,    AddTrainCommand,  AddGenerateCommand,
-    AddCheckpointCommand, AddRecipeCommand, AddBenchCommand,
+    AddPrepareCommand, AddTrainCommand, AddGenerateCommand, AddCheckpointCommand,
+    AddRecipeCommand,  AddBenchCommand, AddDoctorCommand,
 };
 
 void PrintError(const std::string& message) {

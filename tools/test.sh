@@ -2,7 +2,7 @@
 # Installs what is missing, builds everything and runs the tests.
 #
 # usage: tools/test.sh [--slow] [--sanitize] [-R REGEX]
-#   (none)      release build; every test but the slow ones
+#   (none)      release build; every test but the slow ones: those on one process and, under mpirun, the ranked ones
 #   --slow      the slow ones too
 #   --sanitize  instead: the fast tests under AddressSanitizer and UndefinedBehaviorSanitizer, then those that
 #               start threads under ThreadSanitizer

@@ -1,0 +1,118 @@
+// A training step on ranks that are processes gives every rank the bits that it gives ranks that
+// are threads, whose equality with one rank tests/trainer/layouts_test.cc shows.
+#include "trainer/training_step.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <mutex>
+
+#include "base/random.h"
+#include "base/status_macros.h"
+#include "data/sequence_packing.h"
+#include "optim/adamw.h"
+#include "parallel/local_communicator.h"
+#include "tests/support/ranked.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/tensor_matchers.h"
+#include "tests/support/tiny_run.h"
+#include "trainer/pretraining_objective.h"
+
+namespace plait {
+namespace {
+
+constexpr int64_t kRowTokens = 12;
+constexpr int kLeaves = 12;
+
+Batch Leaf(int index) {
+  std::vector<Row> rows;
+  for (int r = 0; r < 2; ++r) {
+    const RandomKey key(static_cast<uint64_t>(2 * index + r), RandomPurpose::kTest, "row");
+    Row row;
+    for (int64_t t = 0; t < kRowTokens; ++t) {
+      const auto words = key.Words(static_cast<uint64_t>(t));
+      row.tokens.push_back(static_cast<int32_t>(words[0] % kTinyVocabulary));
+      row.targets.push_back(static_cast<int32_t>(words[1] % kTinyVocabulary));
+      row.weights.push_back(t % 4 == 3 ? 0.0f : 1.0f);
+    }
+    row.document_starts = {0, 4};
+    row.weights[3] = 0;
+    rows.push_back(std::move(row));
+  }
+  return PackRows(rows, kRowTokens);
+}
+
+// One rank's result: its shards by name.
+struct Outcome {
+  std::map<std::string, Tensor> masters, gradients;
+  StepResult step;
+};
+
+absl::StatusOr<Outcome> Step(const std::shared_ptr<Communicator>& world,
+                             const recipe::v1::Recipe& recipe) {
+  Execution execution{{.num_threads = 1}};
+  PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
+  PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
+  PLAIT_ASSIGN_OR_RETURN(
+      auto optimizer, AdamW::Create(execution, recipe.optim().adamw(), runtime.sharder->sharded()));
+  const PretrainingObjective objective;
+  TrainingStep step(execution, runtime, *optimizer, objective, /*gradient_clip_norm=*/0.5);
+  std::vector<Batch> own;
+  for (int leaf = world->rank(); leaf < kLeaves; leaf += world->size()) own.push_back(Leaf(leaf));
+  Outcome outcome;
+  PLAIT_ASSIGN_OR_RETURN(outcome.step, step.Run(own, /*learning_rate=*/1e-2));
+  for (const ShardedParameter& parameter : runtime.sharder->sharded()) {
+    outcome.masters[parameter.name] = parameter.master.Clone();
+    outcome.gradients[parameter.name] = parameter.gradient.Clone();
+  }
+  return outcome;
+}
+
+void ExpectThreadsAndProcessesAgree(std::vector<std::string> overrides) {
+  const std::shared_ptr<Communicator>& world = RankedWorld();
+  overrides.push_back("stages.0.tokens_per_step=384");
+  overrides.push_back("stages.1.tokens_per_step=768");
+  const recipe::v1::Recipe recipe =
+      ResolvedRecipe(TinyRecipeText("unused"), overrides, world->size());
+  ASSERT_OK_AND_ASSIGN(const Outcome processes, Step(world, recipe));
+  std::mutex mutex;
+  Outcome threads;
+  ASSERT_OK(
+      RunLocalRanks(world->size(), [&](const std::shared_ptr<Communicator>& local) -> absl::Status {
+        PLAIT_ASSIGN_OR_RETURN(Outcome outcome, Step(local, recipe));
+        const std::lock_guard lock(mutex);
+        if (local->rank() == world->rank()) threads = std::move(outcome);
+        return absl::OkStatus();
+      }));
+  ASSERT_FALSE(processes.masters.empty());
+  ASSERT_EQ(processes.masters.size(), threads.masters.size());
+  for (const auto& [name, master] : threads.masters) {
+    ExpectSameBits(name, processes.masters.at(name), master);
+    ExpectSameBits(name + " gradient", processes.gradients.at(name), threads.gradients.at(name));
+  }
+  EXPECT_EQ(processes.step.loss(), threads.step.loss());
+  EXPECT_EQ(processes.step.gradient_norm, threads.step.gradient_norm);
+}
+
+std::string Ranks() { return std::to_string(RankedWorld()->size()); }
+
+TEST(DistributedTrainingStepTest, ShardsThroughASharedWindow) {
+  ExpectThreadsAndProcessesAgree({"parallel.shard=" + Ranks()});
+}
+
+TEST(DistributedTrainingStepTest, ShardsThroughMessages) {
+  ExpectThreadsAndProcessesAgree({"parallel.shard=" + Ranks(), "parallel.transport=MESSAGES"});
+}
+
+TEST(DistributedTrainingStepTest, ReplicatesInBf16) {
+  ExpectThreadsAndProcessesAgree(
+      {"parallel.shard=1", "parallel.replicate=" + Ranks(), "trainer.precision=BF16"});
+}
+
+TEST(DistributedTrainingStepTest, ReducesCanonically) {
+  ExpectThreadsAndProcessesAgree(
+      {"parallel.shard=" + Ranks(), "parallel.reduction=CANONICAL", "parallel.transport=MESSAGES"});
+}
+
+}  // namespace
+}  // namespace plait
