@@ -136,6 +136,22 @@ class CollectiveLedger {
   // In the job.
   int rank() const { return static_cast<int>(slot().rank.load(std::memory_order_relaxed)); }
 
+  // As long as this lives, the watchdog lets this rank wait `factor` times as long: ranks read or
+  // write files meanwhile, some slower than others.
+  class Patience {
+   public:
+    explicit Patience(CollectiveLedger& ledger, int factor = 20) : ledger_(ledger) {
+      ledger_.patience_ = factor;
+    }
+    ~Patience() { ledger_.patience_ = 1; }
+    Patience(const Patience&) = delete;
+    Patience& operator=(const Patience&) = delete;
+
+   private:
+    CollectiveLedger& ledger_;
+  };
+  int patience() const { return patience_; }
+
   // When this rank began to wait, nanoseconds of the host's monotonic clock; 0: it is not waiting.
   int64_t waiting_since() const { return slot().waiting_since.load(std::memory_order_acquire); }
   // Tells the others of the host that this rank's watchdog reports.
@@ -151,6 +167,7 @@ class CollectiveLedger {
   int num_slots_;
   int own_;
   bool check_ = false;
+  std::atomic<int> patience_ = 1;
   int64_t waited_ = 0;
 };
 

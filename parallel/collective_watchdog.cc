@@ -70,14 +70,15 @@ void CollectiveWatchdog::Watch(const std::stop_token& stop) {
     const int64_t since = ledger_.waiting_since();
     watched = since != 0 && since == wait ? watched + passed : 0;
     wait = since;
-    if (watched < timeout_seconds_) continue;
+    const double timeout = timeout_seconds_ * ledger_.patience();
+    if (watched < timeout) continue;
     const std::vector<ObservedRank> ranks = Observe(ledger_);
-    if (watched < timeout_seconds_ + GraceSeconds(ranks, ledger_.rank())) continue;
+    if (watched < timeout + GraceSeconds(ranks, ledger_.rank())) continue;
     ledger_.SetReports();
     on_timeout_(
-        absl::StrFormat("rank %d has waited for %.1f s, which is more than the %g s of "
-                        "trainer.collective_timeout_seconds\n%s",
-                        ledger_.rank(), watched, timeout_seconds_, Report(ranks)));
+        absl::StrFormat("rank %d has waited for %.1f s, which is more than the %g s that "
+                        "trainer.collective_timeout_seconds allows here\n%s",
+                        ledger_.rank(), watched, timeout, Report(ranks)));
     return;
   }
 }

@@ -61,6 +61,8 @@ absl::Status SharedWindow::WaitForAll(int flag, int64_t value, std::source_locat
   for (int i = 0; i < kYields; ++i) {
     sched_yield();
     if (AllReached(flag, value)) return absl::OkStatus();
+    // On a crowded machine even these take seconds.
+    if (i % 100 == 99) PLAIT_RETURN_IF_ERROR(communicator_.JobStatus());
   }
   while (!AllReached(flag, value)) {
     PLAIT_RETURN_IF_ERROR(communicator_.JobStatus());

@@ -374,6 +374,7 @@ absl::Status Trainer::State::Evaluate() {
 
 absl::Status Trainer::State::Save() {
   if (saved_step == step) return absl::OkStatus();
+  const CollectiveLedger::Patience patience(options.world->ledger());
   const Clock::time_point start = Clock::now();
   CheckpointContent content;
   content.description = {.step = step,
@@ -439,6 +440,8 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Recipe& recipe,
   PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options,
                          ExecutionOptionsFor(recipe, host.fair_threads));
   world.ledger().set_check(recipe.debug().check_collectives());
+  // Data and checkpoints are read from here on.
+  const CollectiveLedger::Patience patience(world.ledger());
   auto state = std::make_unique<State>(recipe, complete, execution_options);
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, state->OpenData()));
   PLAIT_RETURN_IF_ERROR(CheckSameText(world, "the data", state->source->fingerprint()));
