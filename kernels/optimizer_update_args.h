@@ -30,8 +30,8 @@ struct AdamWUpdateArgs {
 };
 
 // Sums of squares in f64, one for every 128 elements (the last may be shorter): the same for any
-// number of threads, and however an array is cut at whole tiles. A sum that is not finite tells that
-// an element is not.
+// number of threads, and however an array is cut at whole tiles. A sum that is not finite tells
+// that an element is not.
 inline constexpr int64_t kSquaredNormTile = 128;
 struct SquaredNormArgs {
   ConstVectorView x;     // f32 or f64

@@ -96,8 +96,8 @@ absl::StatusOr<DeviceMesh> DeviceMesh::Create(const std::array<int64_t, kNumMesh
 
   // Ranks that agree in every coordinate but those of `along` make one communicator, in the order
   // of `order`.
-  const auto split = [&](std::initializer_list<MeshAxis> along, int64_t order,
-                         int64_t color_extra, int64_t ranks,
+  const auto split = [&](std::initializer_list<MeshAxis> along, int64_t order, int64_t color_extra,
+                         int64_t ranks,
                          const char* name) -> absl::StatusOr<std::shared_ptr<Communicator>> {
     if (ranks == 1) return std::shared_ptr<Communicator>(MakeSingleRankCommunicator());
     int64_t color = 0;
@@ -115,13 +115,12 @@ absl::StatusOr<DeviceMesh> DeviceMesh::Create(const std::array<int64_t, kNumMesh
   const int64_t experts = size(MeshAxis::kExpert);
   const int64_t expert_shares = size(MeshAxis::kShard) / experts;
   const int64_t expert_share = at(MeshAxis::kShard) / experts;
-  PLAIT_ASSIGN_OR_RETURN(mesh.communicators_[static_cast<int>(MeshAxis::kExpert)],
-                         split({MeshAxis::kShard}, at(MeshAxis::kExpert), expert_share, experts,
-                               "expert"));
   PLAIT_ASSIGN_OR_RETURN(
-      mesh.data_parallel_,
-      split({MeshAxis::kReplicate, MeshAxis::kShard}, mesh.data_parallel_rank(), 0,
-            mesh.data_parallel_size(), "data_parallel"));
+      mesh.communicators_[static_cast<int>(MeshAxis::kExpert)],
+      split({MeshAxis::kShard}, at(MeshAxis::kExpert), expert_share, experts, "expert"));
+  PLAIT_ASSIGN_OR_RETURN(mesh.data_parallel_,
+                         split({MeshAxis::kReplicate, MeshAxis::kShard}, mesh.data_parallel_rank(),
+                               0, mesh.data_parallel_size(), "data_parallel"));
 
   Group& data = mesh.groups_[static_cast<int>(MeshGroup::kData)];
   data.shard = mesh.communicators_[static_cast<int>(MeshAxis::kShard)];
@@ -135,15 +134,14 @@ absl::StatusOr<DeviceMesh> DeviceMesh::Create(const std::array<int64_t, kNumMesh
   if (experts == 1) {
     expert = data;
   } else {
-    PLAIT_ASSIGN_OR_RETURN(expert.shard,
-                           split({MeshAxis::kShard}, expert_share, at(MeshAxis::kExpert),
-                                 expert_shares, "expert_shard"));
+    PLAIT_ASSIGN_OR_RETURN(
+        expert.shard, split({MeshAxis::kShard}, expert_share, at(MeshAxis::kExpert), expert_shares,
+                            "expert_shard"));
     expert.replicate = data.replicate;
     PLAIT_ASSIGN_OR_RETURN(expert.owners,
                            split({MeshAxis::kReplicate, MeshAxis::kShard},
                                  expert_share * replicas + at(MeshAxis::kReplicate),
-                                 at(MeshAxis::kExpert), expert_shares * replicas,
-                                 "expert_owners"));
+                                 at(MeshAxis::kExpert), expert_shares * replicas, "expert_owners"));
   }
   mesh.world_ = std::move(world);
   return mesh;

@@ -20,7 +20,8 @@ class HostMemory {
  public:
   // Zeroed, 4096-byte aligned. Others may map it until the creator calls Close.
   static absl::StatusOr<HostMemory> Make(size_t bytes);
-  // Maps another process's memory. Unavailable where it cannot be reached (other host or container).
+  // Maps another process's memory. Unavailable where it cannot be reached (other host or
+  // container).
   static absl::StatusOr<HostMemory> Map(const HostMemoryHandle& handle, size_t bytes);
 
   const HostMemoryHandle& handle() const { return handle_; }

@@ -27,9 +27,9 @@ class MessageGradientExchange final : public GradientExchange {
       Tensor received = execution.Empty(sent.dtype(), sent.shape());
       const std::vector<int64_t> counts(static_cast<size_t>(communicator_.size()),
                                         buffer.num_elements() / communicator_.size());
-      PLAIT_ASSIGN_OR_RETURN(Event event,
-                             communicator_.AllToAll(execution.communication(), sent.vector(),
-                                                    counts, received.vector(), counts));
+      PLAIT_ASSIGN_OR_RETURN(
+          Event event, communicator_.AllToAll(execution.communication(), sent.vector(), counts,
+                                              received.vector(), counts));
       lease.wire.push_back(std::move(sent));
       lease.received.push_back(std::move(received));
       lease.events.push_back(std::move(event));

@@ -33,8 +33,8 @@ struct Parameter {
 
 struct ShardedParameter {
   std::string name;
-  ShardSpec spec;  // may be of no elements: a rank's share need not touch every parameter
-  int replica = 0;       // of `replicas` ranks that hold the same shard
+  ShardSpec spec;   // may be of no elements: a rank's share need not touch every parameter
+  int replica = 0;  // of `replicas` ranks that hold the same shard
   int replicas = 1;
   Tensor master;    // f32 (f64 beside f64), [elements of the shard]: the value that is trained
   Tensor gradient;  // same dtype and size; sum over the step after FinishGradients

@@ -10,9 +10,9 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 
-// Every rank has `slots` slots in the window. Two flags a slot count its uses: complete (the buffers
-// of a use are) and read (this rank has read everybody's). A slot's next use waits until all have
-// read the last one.
+// Every rank has `slots` slots in the window. Two flags a slot count its uses: complete (the
+// buffers of a use are) and read (this rank has read everybody's). A slot's next use waits until
+// all have read the last one.
 class SharedGradientExchange final : public GradientExchange {
  public:
   SharedGradientExchange(Communicator& communicator, std::unique_ptr<SharedWindow> window,
@@ -56,8 +56,8 @@ class SharedGradientExchange final : public GradientExchange {
     for (size_t section = 0; section < lease.buffers.size(); ++section) {
       const Tensor& buffer = lease.buffers[section];
       const int64_t share = buffer.num_elements() / ranks;
-      const size_t skip =
-          section_begin + static_cast<size_t>(communicator_.rank() * share) * SizeOf(buffer.dtype());
+      const size_t skip = section_begin + static_cast<size_t>(communicator_.rank() * share) *
+                                              SizeOf(buffer.dtype());
       std::vector<Tensor> views;
       std::vector<const void*> pieces;
       for (int rank = 0; rank < ranks; ++rank) {
@@ -94,12 +94,11 @@ class SharedGradientExchange final : public GradientExchange {
 absl::StatusOr<std::unique_ptr<GradientExchange>> MakeSharedGradientExchange(
     Communicator& communicator, size_t slot_bytes, int slots) {
   const size_t aligned = (slot_bytes + kAlignment - 1) / kAlignment * kAlignment;
-  PLAIT_ASSIGN_OR_RETURN(
-      std::unique_ptr<SharedWindow> window,
-      SharedWindow::Create(communicator,
-                           aligned * static_cast<size_t>(slots) *
-                               static_cast<size_t>(communicator.size()),
-                           2 * slots));
+  PLAIT_ASSIGN_OR_RETURN(std::unique_ptr<SharedWindow> window,
+                         SharedWindow::Create(communicator,
+                                              aligned * static_cast<size_t>(slots) *
+                                                  static_cast<size_t>(communicator.size()),
+                                              2 * slots));
   if (window == nullptr) return nullptr;
   return std::make_unique<SharedGradientExchange>(communicator, std::move(window), aligned, slots);
 }

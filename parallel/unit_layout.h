@@ -1,6 +1,6 @@
-// How the parameters of a unit lie in memory: flat sections, one for every dtype and mesh group that
-// occurs in it, in which each parameter begins at a whole tile. A section is cut into equal shares
-// of whole tiles, one for each rank of its group, without regard to where parameters end.
+// How the parameters of a unit lie in memory: flat sections, one for every dtype and mesh group
+// that occurs in it, in which each parameter begins at a whole tile. A section is cut into equal
+// shares of whole tiles, one for each rank of its group, without regard to where parameters end.
 #pragma once
 
 #include <array>
@@ -12,8 +12,8 @@
 
 namespace plait {
 
-// Elements of a tile. Whatever is summed over a shard (the gradient norm) is summed tile by tile, so
-// that results do not depend on where shares begin.
+// Elements of a tile. Whatever is summed over a shard (the gradient norm) is summed tile by tile,
+// so that results do not depend on where shares begin.
 inline constexpr int64_t kTileElements = 128;
 
 struct SectionLayout {

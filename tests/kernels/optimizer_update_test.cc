@@ -219,8 +219,8 @@ TEST(SquaredNormTest, ImplementationsAgreeWithTheReference) {
       const Tensor x = UniformTensor({elements}, 1, DType::kF32);
       const int64_t tiles = (elements + 127) / 128;
       Tensor expected = Tensor::OnHost(DType::kF64, {tiles});
-      ASSERT_OK(reference::SquaredNorm(execution,
-                                       {.x = x.vector(), .tile_sums = expected.vector()}));
+      ASSERT_OK(
+          reference::SquaredNorm(execution, {.x = x.vector(), .tile_sums = expected.vector()}));
       for (const auto& implementation : SquaredNormImplementations()) {
         SCOPED_TRACE(implementation.name);
         Tensor found = Tensor::OnHost(DType::kF64, {tiles});
