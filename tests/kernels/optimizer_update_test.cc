@@ -245,7 +245,9 @@ TEST(SquaredNormTest, NeitherThreadsNorCutsChangeBits) {
   const Tensor tail = TileSums(one, x.Flat(1000 * 128, {200003 - 1000 * 128}));
   for (int64_t i = 0; i < a.num_elements(); ++i) {
     EXPECT_EQ(a.data<double>()[i], b.data<double>()[i]);
-    if (i >= 1000) EXPECT_EQ(a.data<double>()[i], tail.data<double>()[i - 1000]);
+    if (i >= 1000) {
+      EXPECT_EQ(a.data<double>()[i], tail.data<double>()[i - 1000]);
+    }
   }
 }
 
