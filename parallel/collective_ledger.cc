@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -31,6 +32,8 @@ CollectiveCall LastCall(const LedgerSlot& slot) {
       words[i] = slot.call[i].load(std::memory_order_acquire);
     }
     if (before % 2 == 0 && slot.version.load(std::memory_order_relaxed) == before) break;
+    // The writer may have lost its core in the middle.
+    if (attempt >= 10) std::this_thread::yield();
   }
   CollectiveCall call;
   std::memcpy(static_cast<void*>(&call), words.data(), sizeof(call));

@@ -10,9 +10,13 @@ class MessageGradientExchange final : public GradientExchange {
   MessageGradientExchange(Communicator& communicator, DType wire)
       : communicator_(communicator), wire_(wire) {}
 
+  bool IsFull(bool held) const override { return !held && leases_ == kLeases; }
+
   absl::StatusOr<Lease> Acquire(Execution& execution, DType dtype,
-                                std::span<const int64_t> elements) override {
+                                std::span<const int64_t> elements, bool held) override {
     Lease lease;
+    lease.slot = held ? kHeld : 0;
+    if (!held) ++leases_;
     for (const int64_t size : elements) lease.buffers.push_back(execution.Zeros(dtype, {size}));
     return lease;
   }
@@ -38,6 +42,8 @@ class MessageGradientExchange final : public GradientExchange {
     return absl::OkStatus();
   }
 
+  bool IsReady(const Lease&) const override { return true; }
+
   absl::Status Finish(Execution& execution, Lease& lease, const Fold& fold) override {
     const int ranks = communicator_.size();
     for (size_t section = 0; section < lease.received.size(); ++section) {
@@ -50,13 +56,18 @@ class MessageGradientExchange final : public GradientExchange {
       }
       PLAIT_RETURN_IF_ERROR(fold(static_cast<int>(section), received.dtype(), pieces, share));
     }
+    if (lease.slot != kHeld) --leases_;
     lease = Lease();
     return absl::OkStatus();
   }
 
  private:
+  static constexpr int kLeases = 2;
+  static constexpr int kHeld = 1;
+
   Communicator& communicator_;
   DType wire_;
+  int leases_ = 0;  // but held ones
 };
 
 }  // namespace

@@ -14,8 +14,12 @@ namespace {
 
 constexpr std::array<MeshGroup, kNumMeshGroups> kGroups = {MeshGroup::kData,
                                                            MeshGroup::kExpertData};
-// Two units' gradients are under way at a time, and one that is held.
-constexpr int kExchangeSlots = 2;
+// Units whose gradients are under way at a time: more let ranks of different speed drift further
+// apart before one waits, as long as their buffers stay small.
+constexpr size_t kExchangeBytes = size_t{256} << 20;
+int ExchangeSlots(size_t largest_unit_bytes) {
+  return static_cast<int>(std::clamp<size_t>(kExchangeBytes / largest_unit_bytes, 2, 4));
+}
 
 absl::Status CheckUnits(const std::vector<ParameterUnit>& units) {
   std::unordered_set<std::string> names;
@@ -163,11 +167,10 @@ absl::Status ParameterSharder::MakeExchanges() {
     }
     if (largest == 0 || (owners.size() == 1 && !options_.canonical)) continue;
     std::unique_ptr<GradientExchange>& exchange = exchanges_[static_cast<int>(group)];
-    const int slots = kExchangeSlots + (held ? 1 : 0);
-    gradient_buffer_bytes_ += static_cast<int64_t>(largest) * slots;
+    const int slots = ExchangeSlots(largest);
+    gradient_buffer_bytes_ += static_cast<int64_t>(largest) * (slots + (held ? 1 : 0));
     if (!options_.messages_only) {
-      PLAIT_ASSIGN_OR_RETURN(
-          exchange, MakeSharedGradientExchange(owners, largest, kExchangeSlots + (held ? 1 : 0)));
+      PLAIT_ASSIGN_OR_RETURN(exchange, MakeSharedGradientExchange(owners, largest, slots, held));
     }
     if (exchange == nullptr) {
       exchange = MakeMessageGradientExchange(owners, options_.gradient_wire);
@@ -279,9 +282,11 @@ absl::Status ParameterSharder::PrepareGradients(Execution& execution, int unit) 
     }
     if (members.empty() || direct(group)) continue;
     any = true;
-    PLAIT_ASSIGN_OR_RETURN(GradientExchange::Lease lease,
-                           exchanges_[static_cast<int>(group)]->Acquire(
-                               execution, members[0]->gradient.dtype(), elements));
+    GradientExchange& exchange = *exchanges_[static_cast<int>(group)];
+    while (exchange.IsFull(units_[unit].held)) PLAIT_RETURN_IF_ERROR(FinishOldest(execution));
+    PLAIT_ASSIGN_OR_RETURN(
+        GradientExchange::Lease lease,
+        exchange.Acquire(execution, members[0]->gradient.dtype(), elements, units_[unit].held));
     for (size_t i = 0; i < members.size(); ++i) {
       const SectionLayout& layout = members[i]->layout;
       for (size_t k = 0; k < layout.members.size(); ++k) {
@@ -297,30 +302,50 @@ absl::Status ParameterSharder::PrepareGradients(Execution& execution, int unit) 
 
 absl::Status ParameterSharder::ReduceGradients(Execution& execution, int unit) {
   PLAIT_CHECK(unit >= 0 && unit < num_units());
-  // First this unit's start, that others need not wait; then the end of the one started before.
-  size_t before = outstanding_.size();
-  for (size_t i = 0; i < outstanding_.size(); ++i) {
-    Outstanding& outstanding = outstanding_[i];
-    if (outstanding.unit == unit && !outstanding.started) {
-      outstanding.started = true;
-      for (const MeshGroup group : kGroups) {
-        auto& lease = outstanding.leases[static_cast<int>(group)];
-        if (!lease) continue;
-        PLAIT_RETURN_IF_ERROR(exchanges_[static_cast<int>(group)]->Start(execution, *lease));
-      }
-      for (const Section& section : sections_[unit]) {
-        if (direct(section.layout.group)) continue;
-        for (const int member : section.layout.members) {
-          units_[unit].parameters[member]->gradient = Tensor();
-        }
-      }
-    } else if (outstanding.started) {
-      before = i;
+  // First this unit's start, that others need not wait; then those started before that are ready,
+  // in their order: the microbatches of a unit add up one after the other.
+  const auto own = std::find_if(
+      outstanding_.begin(), outstanding_.end(),
+      [unit](const Outstanding& other) { return other.unit == unit && !other.started; });
+  if (own == outstanding_.end()) return absl::OkStatus();  // every group of it is direct
+  own->started = true;
+  for (const MeshGroup group : kGroups) {
+    auto& lease = own->leases[static_cast<int>(group)];
+    if (!lease) continue;
+    PLAIT_RETURN_IF_ERROR(exchanges_[static_cast<int>(group)]->Start(execution, *lease));
+  }
+  for (const Section& section : sections_[unit]) {
+    if (direct(section.layout.group)) continue;
+    for (const int member : section.layout.members) {
+      units_[unit].parameters[member]->gradient = Tensor();
     }
   }
-  if (before == outstanding_.size()) return absl::OkStatus();
-  PLAIT_RETURN_IF_ERROR(Finish(execution, outstanding_[before]));
-  outstanding_.erase(outstanding_.begin() + static_cast<int64_t>(before));
+  for (size_t i = 0; i < outstanding_.size();) {
+    if (!outstanding_[i].started) {
+      ++i;
+      continue;
+    }
+    if (outstanding_[i].unit == unit || !IsReady(outstanding_[i])) break;
+    PLAIT_RETURN_IF_ERROR(Finish(execution, outstanding_[i]));
+    outstanding_.erase(outstanding_.begin() + static_cast<int64_t>(i));
+  }
+  return absl::OkStatus();
+}
+
+bool ParameterSharder::IsReady(const Outstanding& outstanding) const {
+  for (const MeshGroup group : kGroups) {
+    const auto& lease = outstanding.leases[static_cast<int>(group)];
+    if (lease && !exchanges_[static_cast<int>(group)]->IsReady(*lease)) return false;
+  }
+  return true;
+}
+
+absl::Status ParameterSharder::FinishOldest(Execution& execution) {
+  const auto oldest = std::find_if(outstanding_.begin(), outstanding_.end(),
+                                   [](const Outstanding& other) { return other.started; });
+  PLAIT_CHECK(oldest != outstanding_.end());
+  PLAIT_RETURN_IF_ERROR(Finish(execution, *oldest));
+  outstanding_.erase(oldest);
   return absl::OkStatus();
 }
 

@@ -10,9 +10,9 @@
 // buffer back.
 //
 // Gradients. Layers add to a zeroed buffer between PrepareGradients and ReduceGradients; the owners
-// add up the pieces of all ranks into their share (gradient_exchange.h), one unit later, while the
-// next one computes. FinishGradients ends what is under way and reduces over the replicas. With one
-// share layers add to it directly. Canonical reduction: canonical_sum.h.
+// add up the pieces of all ranks into their share (gradient_exchange.h), some units later, while
+// the next ones compute. FinishGradients ends what is under way and reduces over the replicas. With
+// one share layers add to it directly. Canonical reduction: canonical_sum.h.
 //
 // Sources: Rajbhandari et al., "ZeRO", 2020; Zhao et al., "PyTorch FSDP", 2023.
 #pragma once
@@ -131,7 +131,9 @@ class ParameterSharder {
   int64_t shares(MeshGroup group) const { return mesh_.group(group).shard->size(); }
   bool direct(MeshGroup group) const { return exchanges_[static_cast<int>(group)] == nullptr; }
   absl::Status StartGather(Execution& execution, int unit, Section& section);
+  bool IsReady(const Outstanding& outstanding) const;
   absl::Status Finish(Execution& execution, Outstanding& outstanding);
+  absl::Status FinishOldest(Execution& execution);
   absl::Status Fold(Execution& execution, Section& section, DType dtype,
                     std::span<const void* const> pieces, int64_t elements);
   absl::Status ReduceOverReplicas(Execution& execution);

@@ -16,20 +16,22 @@ constexpr size_t kAlignment = 64;
 class SharedGradientExchange final : public GradientExchange {
  public:
   SharedGradientExchange(Communicator& communicator, std::unique_ptr<SharedWindow> window,
-                         size_t slot_bytes, int slots)
+                         size_t slot_bytes, int slots, int all_slots)
       : communicator_(communicator),
         window_(std::move(window)),
         slot_bytes_(slot_bytes),
-        uses_(static_cast<size_t>(slots), 0),
-        taken_(static_cast<size_t>(slots), false) {}
+        slots_(slots),
+        uses_(static_cast<size_t>(all_slots), 0),
+        taken_(static_cast<size_t>(all_slots), false) {}
 
-  absl::StatusOr<Lease> Acquire(Execution&, DType dtype,
-                                std::span<const int64_t> elements) override {
+  bool IsFull(bool held) const override { return taken_[static_cast<size_t>(NextSlot(held))]; }
+
+  absl::StatusOr<Lease> Acquire(Execution&, DType dtype, std::span<const int64_t> elements,
+                                bool held) override {
+    PLAIT_CHECK(!IsFull(held));
     Lease lease;
-    for (size_t slot = 0; slot < taken_.size() && lease.slot < 0; ++slot) {
-      if (!taken_[slot]) lease.slot = static_cast<int>(slot);
-    }
-    PLAIT_CHECK(lease.slot >= 0);
+    lease.slot = NextSlot(held);
+    if (!held) ++acquired_;
     taken_[lease.slot] = true;
     PLAIT_RETURN_IF_ERROR(window_->WaitForAll(ReadFlag(lease.slot), uses_[lease.slot]));
     lease.use = ++uses_[lease.slot];
@@ -47,6 +49,10 @@ class SharedGradientExchange final : public GradientExchange {
   absl::Status Start(Execution&, Lease& lease) override {
     window_->Post(CompleteFlag(lease.slot), lease.use);
     return absl::OkStatus();
+  }
+
+  bool IsReady(const Lease& lease) const override {
+    return window_->AllReached(CompleteFlag(lease.slot), lease.use);
   }
 
   absl::Status Finish(Execution&, Lease& lease, const Fold& fold) override {
@@ -76,6 +82,7 @@ class SharedGradientExchange final : public GradientExchange {
   }
 
  private:
+  int NextSlot(bool held) const { return held ? slots_ : static_cast<int>(acquired_ % slots_); }
   static int CompleteFlag(int slot) { return 1 + 2 * slot; }
   static int ReadFlag(int slot) { return 2 + 2 * slot; }
   size_t Begin(int rank, int slot) const {
@@ -85,6 +92,8 @@ class SharedGradientExchange final : public GradientExchange {
   Communicator& communicator_;
   std::unique_ptr<SharedWindow> window_;
   size_t slot_bytes_;
+  int slots_;                  // but the held unit's
+  int64_t acquired_ = 0;       // leases of them
   std::vector<int64_t> uses_;  // of each slot so far
   std::vector<bool> taken_;
 };
@@ -92,15 +101,17 @@ class SharedGradientExchange final : public GradientExchange {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GradientExchange>> MakeSharedGradientExchange(
-    Communicator& communicator, size_t slot_bytes, int slots) {
+    Communicator& communicator, size_t slot_bytes, int slots, bool with_held) {
+  const int all_slots = slots + (with_held ? 1 : 0);
   const size_t aligned = (slot_bytes + kAlignment - 1) / kAlignment * kAlignment;
   PLAIT_ASSIGN_OR_RETURN(std::unique_ptr<SharedWindow> window,
                          SharedWindow::Create(communicator,
-                                              aligned * static_cast<size_t>(slots) *
+                                              aligned * static_cast<size_t>(all_slots) *
                                                   static_cast<size_t>(communicator.size()),
-                                              2 * slots));
+                                              2 * all_slots));
   if (window == nullptr) return nullptr;
-  return std::make_unique<SharedGradientExchange>(communicator, std::move(window), aligned, slots);
+  return std::make_unique<SharedGradientExchange>(communicator, std::move(window), aligned, slots,
+                                                  all_slots);
 }
 
 }  // namespace plait

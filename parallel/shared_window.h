@@ -27,6 +27,8 @@ class SharedWindow {
 
   // Raises this rank's word of the flag.
   void Post(int flag, int64_t value);
+  // Whether every rank's word is at least `value`.
+  bool AllReached(int flag, int64_t value) const;
   // Until every rank's word is at least `value`. Aborted where the job ends meanwhile.
   absl::Status WaitForAll(int flag, int64_t value,
                           std::source_location site = std::source_location::current());
@@ -43,7 +45,6 @@ class SharedWindow {
   Word& word(int flag, int rank) const {
     return static_cast<Word*>(memory_.get())[flag * communicator_.size() + rank];
   }
-  bool AllReached(int flag, int64_t value) const;
 
   Communicator& communicator_;
   std::shared_ptr<void> memory_;  // the words, then the data

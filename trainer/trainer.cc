@@ -174,9 +174,16 @@ absl::Status Trainer::State::BuildModel() {
 // the recipe's; absent where there is none.
 absl::Status Trainer::State::FindStart(std::optional<CheckpointReader>& reader) {
   Communicator& world = *options.world;
-  PLAIT_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(world, checkpoints_folder()));
   absl::Status allowed;
-  if (!options.resume && (!entries.empty() || std::filesystem::exists(metrics_path()))) {
+  std::error_code error;
+  if (std::filesystem::exists(options.output, error) &&
+      !std::filesystem::is_directory(options.output, error)) {
+    allowed = absl::InvalidArgumentError(
+        absl::StrCat(options.output, ": is no folder; name another with --output"));
+  }
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, allowed));
+  PLAIT_ASSIGN_OR_RETURN(const auto entries, ListCheckpoints(world, checkpoints_folder()));
+  if (!options.resume && (!entries.empty() || std::filesystem::exists(metrics_path(), error))) {
     allowed = absl::FailedPreconditionError(absl::StrCat(
         options.output, ": holds a run already; go on with --resume or take another --output"));
   }

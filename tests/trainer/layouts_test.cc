@@ -347,8 +347,8 @@ TEST(MemoryTest, FallsWithTheNumberOfShards) {
       EXPECT_NEAR(static_cast<double>(memory.masters), 4 * bf16 / n, 0.05 * 4 * bf16 / n);
       EXPECT_NEAR(static_cast<double>(memory.gradients), 4 * parameters / n,
                   0.05 * 4 * parameters / n);
-      EXPECT_NEAR(static_cast<double>(memory.gradient_buffers), ranks == 1 ? 0 : 2 * 4 * largest,
-                  0.05 * 2 * 4 * largest);
+      EXPECT_NEAR(static_cast<double>(memory.gradient_buffers), ranks == 1 ? 0 : 4 * 4 * largest,
+                  0.05 * 4 * 4 * largest);
       // The allocator's own count: everything but what lies in shared windows.
       const double in_windows =
           ranks == 1 ? 0 : static_cast<double>(memory.values + memory.gradient_buffers);
