@@ -33,7 +33,7 @@ model {
 data { path: "DATA" }
 optim { adamw {} gradient_clip_norm: 1.0 }
 stages {
-  name: "only" steps: 400 row_tokens: 64 rows_per_microbatch: 2 tokens_per_step: 512
+  name: "only" steps: 200 row_tokens: 64 rows_per_microbatch: 2 tokens_per_step: 512
   schedule { learning_rate_peak: 3e-3 warmup_steps: 4 }
 }
 trainer { checkpoint_every_steps: 20 checkpoints_to_keep: 2 log_every_steps: 1000 }
