@@ -118,7 +118,7 @@ class LocalCommunicator final : public Communicator {
                              ReduceElements(operation, buffer.dtype, Sources(0), buffer.size,
                                             result.raw());
                            }));
-    std::memcpy(buffer.data, result.raw(), result.bytes());
+    if (result.bytes() > 0) std::memcpy(buffer.data, result.raw(), result.bytes());
     return done;
   }
   absl::StatusOr<Event> DoBroadcast(Stream& stream, VectorView buffer, int root) override {

@@ -45,7 +45,7 @@ absl::Status AgreeOnStatus(Communicator& world, const absl::Status& own) {
   w[0] = static_cast<int64_t>(own.code());
   w[1] = static_cast<int64_t>(ExitCodeOf(own));
   const size_t length = std::min<size_t>(own.message().size(), kMessageBytes);
-  std::memcpy(w + 2, own.message().data(), length);
+  if (length > 0) std::memcpy(w + 2, own.message().data(), length);
   PLAIT_ASSIGN_OR_RETURN(const Tensor all, AllWords(world, words));
   int first = -1;
   bool alike = true;
