@@ -15,6 +15,7 @@
 #include "checkpoint/retention.h"
 #include "checkpoint/shard_file.h"
 #include "checkpoint/shard_overlap.h"
+#include "parallel/host_collectives.h"
 #include "parallel/status_agreement.h"
 
 namespace plait {
@@ -28,14 +29,11 @@ constexpr int64_t kDigestBytes = 16;
 absl::StatusOr<std::vector<CheckpointFile>> GatherFiles(Communicator& world,
                                                         const CheckpointFile& file) {
   Tensor own = Tensor::OnHost(DType::kI64, {kReportWords});
-  Tensor all = Tensor::OnHost(DType::kI64, {kReportWords * world.size()});
   own.data<int64_t>()[0] = file.bytes;
   const std::string digest = absl::HexStringToBytes(file.digest);
   PLAIT_CHECK(digest.size() == kDigestBytes);
   std::memcpy(own.data<int64_t>() + 1, digest.data(), kDigestBytes);
-  Stream stream;
-  PLAIT_ASSIGN_OR_RETURN(const Event done, world.AllGather(stream, own.vector(), all.vector()));
-  PLAIT_RETURN_IF_ERROR(done.Synchronize());
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, GatherOnHost(world, own));
   std::vector<CheckpointFile> files;
   for (int rank = 0; rank < world.size(); ++rank) {
     const int64_t* words = all.data<int64_t>() + rank * kReportWords;
@@ -61,10 +59,7 @@ absl::StatusOr<int64_t> NeededBytes(Communicator& world, const CheckpointContent
     needed +=
         static_cast<int64_t>(tensor.shard.bytes()) / std::max(1, tensor.replicas) + kBytesPerTensor;
   }
-  Stream stream;
-  PLAIT_ASSIGN_OR_RETURN(const Event done,
-                         world.AllReduce(stream, {&needed, DType::kI64, 1}, ReduceOperation::kSum));
-  PLAIT_RETURN_IF_ERROR(done.Synchronize());
+  PLAIT_RETURN_IF_ERROR(AllReduceOnHost(world, {&needed, DType::kI64, 1}, ReduceOperation::kSum));
   return needed;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/status_macros.h"
 #include "base/tensor.h"
+#include "parallel/host_collectives.h"
 #include "parallel/status_agreement.h"
 
 namespace plait {
@@ -21,11 +22,7 @@ absl::Status DealCorpus(PrepareRanks& ranks, CorpusReader& corpus) {
   // Of each rank: the file that its end divides (-1: none), and the newlines it has of that.
   const Tensor own =
       Tensor::FromValues<int64_t>({2}, {corpus.DividedFile(end).value_or(-1), *newlines});
-  Tensor all = Tensor::OnHost(DType::kI64, {ranks.size(), 2});
-  Stream stream;
-  PLAIT_ASSIGN_OR_RETURN(const Event gathered,
-                         ranks.world().AllGather(stream, own.vector(), all.vector()));
-  PLAIT_RETURN_IF_ERROR(gathered.Synchronize());
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, GatherOnHost(ranks.world(), own));
   const std::optional<int64_t> divided = corpus.DividedFile(begin);
   int64_t lines_before = 0;
   for (int peer = 0; peer < ranks.rank() && divided.has_value(); ++peer) {

@@ -24,6 +24,7 @@
 #include "data/tokenizer.h"
 #include "data/tokenizer_sample.h"
 #include "data/tokenizer_training.h"
+#include "parallel/host_collectives.h"
 #include "parallel/host_share.h"
 #include "parallel/status_agreement.h"
 
@@ -138,10 +139,7 @@ class Preparation {
   }
 
   absl::Status Sum(Tensor& values) const {
-    Stream stream;
-    PLAIT_ASSIGN_OR_RETURN(
-        const Event done, ranks_.world().AllReduce(stream, values.vector(), ReduceOperation::kSum));
-    return done.Synchronize();
+    return AllReduceOnHost(ranks_.world(), values.vector(), ReduceOperation::kSum);
   }
 
   int64_t InputBytes() const {
@@ -182,10 +180,7 @@ class Preparation {
     observed.documents = counts.data<int64_t>()[1];
     observed.below_fraction = counts.data<int64_t>()[2];
     Tensor largest = Tensor::FromValues<double>({1}, {-observed.smallest_hash});
-    Stream stream;
-    PLAIT_ASSIGN_OR_RETURN(const Event done, ranks_.world().AllReduce(stream, largest.vector(),
-                                                                      ReduceOperation::kMax));
-    PLAIT_RETURN_IF_ERROR(done.Synchronize());
+    PLAIT_RETURN_IF_ERROR(AllReduceOnHost(ranks_.world(), largest.vector(), ReduceOperation::kMax));
     observed.smallest_hash = -largest.data<double>()[0];
     choice_.SetObserved(observed);
     return absl::OkStatus();

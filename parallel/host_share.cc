@@ -11,6 +11,7 @@
 
 #include "base/status_macros.h"
 #include "base/tensor.h"
+#include "parallel/host_collectives.h"
 
 namespace plait {
 namespace {
@@ -30,10 +31,7 @@ absl::StatusOr<HostShare> ShareOfHost(Communicator& world) {
   CPU_ZERO(&cores);
   if (sched_getaffinity(0, sizeof(cores), &cores) != 0) CPU_SET(0, &cores);
   std::memcpy(bytes + kNameBytes, &cores, kMaskBytes);
-  Tensor all = Tensor::OnHost(DType::kI64, {world.size(), kWords});
-  Stream stream;
-  PLAIT_ASSIGN_OR_RETURN(const Event done, world.AllGather(stream, own.vector(), all.vector()));
-  PLAIT_RETURN_IF_ERROR(done.Synchronize());
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, GatherOnHost(world, own));
 
   HostShare share;
   share.ranks_on_host = 0;

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/digest.h"
 #include "base/status_macros.h"
+#include "parallel/host_collectives.h"
 #include "parallel/unit_layout.h"
 
 namespace plait {
@@ -33,13 +34,9 @@ absl::StatusOr<std::string> ParameterDigest(const DeviceMesh& mesh,
       sums[2 * p + 1] += hash[1];
     }
   }
-  Stream stream;
-  PLAIT_ASSIGN_OR_RETURN(
-      const Event reduced,
-      mesh.axis(MeshAxis::kShard)
-          .AllReduce(stream, {sums.data(), DType::kI64, static_cast<int64_t>(sums.size())},
-                     ReduceOperation::kSum));
-  PLAIT_RETURN_IF_ERROR(reduced.Synchronize());
+  PLAIT_RETURN_IF_ERROR(AllReduceOnHost(
+      mesh.axis(MeshAxis::kShard), {sums.data(), DType::kI64, static_cast<int64_t>(sums.size())},
+      ReduceOperation::kSum));
   DigestStream digest;
   for (size_t p = 0; p < parameters.size(); ++p) {
     digest.Add(parameters[p].name.data(), parameters[p].name.size() + 1);

@@ -10,6 +10,7 @@
 #include "base/exit_code.h"
 #include "base/status_macros.h"
 #include "base/tensor.h"
+#include "parallel/host_collectives.h"
 
 namespace plait {
 namespace {
@@ -22,14 +23,6 @@ constexpr int64_t kWords = 2 + kMessageBytes / 8;
 absl::Status Agreed(absl::Status status) {
   status.SetPayload(kAgreed, absl::Cord("1"));
   return status;
-}
-
-absl::StatusOr<Tensor> AllWords(Communicator& world, const Tensor& own) {
-  Tensor all = Tensor::OnHost(DType::kI64, {world.size(), own.num_elements()});
-  Stream stream;
-  PLAIT_ASSIGN_OR_RETURN(const Event done, world.AllGather(stream, own.vector(), all.vector()));
-  PLAIT_RETURN_IF_ERROR(done.Synchronize());
-  return all;
 }
 
 std::string MessageOf(const int64_t* words) {
@@ -46,7 +39,7 @@ absl::Status AgreeOnStatus(Communicator& world, const absl::Status& own) {
   w[1] = static_cast<int64_t>(ExitCodeOf(own));
   const size_t length = std::min<size_t>(own.message().size(), kMessageBytes);
   if (length > 0) std::memcpy(w + 2, own.message().data(), length);
-  PLAIT_ASSIGN_OR_RETURN(const Tensor all, AllWords(world, words));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, GatherOnHost(world, words));
   int first = -1;
   bool alike = true;
   for (int rank = 0; rank < world.size(); ++rank) {
@@ -68,7 +61,7 @@ absl::Status CheckSameText(Communicator& world, const std::string& what, const s
   const std::string digest = DigestOf(text.data(), text.size());
   Tensor words = Tensor::OnHost(DType::kI64, {static_cast<int64_t>(digest.size() / 8)});
   std::memcpy(words.raw(), digest.data(), words.bytes());
-  PLAIT_ASSIGN_OR_RETURN(const Tensor all, AllWords(world, words));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, GatherOnHost(world, words));
   std::vector<int> others;
   for (int rank = 1; rank < world.size(); ++rank) {
     const int64_t* other = all.data<int64_t>() + rank * words.num_elements();

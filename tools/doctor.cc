@@ -21,6 +21,7 @@
 #include "base/status_macros.h"
 #include "kernels/cpu/onednn_version.h"
 #include "kernels/processor.h"
+#include "parallel/host_collectives.h"
 #include "parallel/host_share.h"
 #include "parallel/mpi_communicator.h"
 #include "tools/communication_figures.h"
@@ -97,10 +98,7 @@ absl::StatusOr<std::vector<RankFacts>> AllFacts(Communicator& world, const RankF
   constexpr int64_t kWords = sizeof(RankFacts) / 8;
   Tensor words = Tensor::OnHost(DType::kI64, {kWords});
   std::memcpy(words.raw(), &own, sizeof(own));
-  Tensor all = Tensor::OnHost(DType::kI64, {world.size(), kWords});
-  Stream stream;
-  PLAIT_ASSIGN_OR_RETURN(const Event done, world.AllGather(stream, words.vector(), all.vector()));
-  PLAIT_RETURN_IF_ERROR(done.Synchronize());
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, GatherOnHost(world, words));
   std::vector<RankFacts> facts(static_cast<size_t>(world.size()));
   std::memcpy(facts.data(), all.raw(), all.bytes());
   return facts;

@@ -7,6 +7,7 @@
 #include "base/status_macros.h"
 #include "data/batch.h"
 #include "optim/adamw.h"
+#include "parallel/host_collectives.h"
 #include "parallel/host_share.h"
 #include "recipes/schema/recipe.pb.h"
 #include "trainer/model_runtime.h"
@@ -70,10 +71,7 @@ absl::StatusOr<std::unique_ptr<Contender>> Make(const Recipe& recipe, const std:
 
 // One number over all ranks.
 absl::StatusOr<double> Reduce(Communicator& world, double value, ReduceOperation operation) {
-  Stream stream;
-  PLAIT_ASSIGN_OR_RETURN(const Event done,
-                         world.AllReduce(stream, {&value, DType::kF64, 1}, operation));
-  PLAIT_RETURN_IF_ERROR(done.Synchronize());
+  PLAIT_RETURN_IF_ERROR(AllReduceOnHost(world, {&value, DType::kF64, 1}, operation));
   return value;
 }
 

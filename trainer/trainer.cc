@@ -24,6 +24,7 @@
 #include "kernels/gemm_peak.h"
 #include "optim/adamw.h"
 #include "optim/learning_rate_schedule.h"
+#include "parallel/host_collectives.h"
 #include "parallel/host_share.h"
 #include "parallel/parameter_digest.h"
 #include "parallel/status_agreement.h"
@@ -411,10 +412,7 @@ absl::Status Trainer::State::MeasurePeak() {
   PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak,
                          MeasureGemmPeak(execution, runtime.model->dtype(), kSecondsPerShape));
   double sum = peak.best_flops_per_second;
-  PLAIT_ASSIGN_OR_RETURN(
-      const Event summed,
-      world.AllReduce(execution.communication(), {&sum, DType::kF64, 1}, ReduceOperation::kSum));
-  PLAIT_RETURN_IF_ERROR(summed.Synchronize());
+  PLAIT_RETURN_IF_ERROR(AllReduceOnHost(world, {&sum, DType::kF64, 1}, ReduceOperation::kSum));
   gemm_peak_flops_per_second = sum;
   return absl::OkStatus();
 }
@@ -424,10 +422,7 @@ absl::StatusOr<bool> Trainer::State::ShouldStop(StopReason* reason) {
   if (step >= TotalSteps(recipe)) return false;
   const bool requested = options.stop_requested != nullptr && options.stop_requested->load();
   Tensor flag = Tensor::FromValues<double>({1}, {requested ? 1.0 : 0.0});
-  PLAIT_ASSIGN_OR_RETURN(const Event agreed,
-                         runtime.mesh->world().AllReduce(execution.communication(), flag.vector(),
-                                                         ReduceOperation::kMax));
-  PLAIT_RETURN_IF_ERROR(agreed.Synchronize());
+  PLAIT_RETURN_IF_ERROR(AllReduceOnHost(*options.world, flag.vector(), ReduceOperation::kMax));
   const int64_t stop_after = recipe.debug().stop_after_steps();
   *reason = flag.data<double>()[0] > 0 ? StopReason::kRequested : StopReason::kStopAfter;
   return *reason == StopReason::kRequested || (stop_after > 0 && step >= stop_after);

@@ -8,13 +8,14 @@
 #include "base/status_macros.h"
 #include "optim/finite_agreement.h"
 #include "optim/gradient_clipping.h"
+#include "parallel/host_collectives.h"
 #include "trainer/leaf_sums.h"
 
 namespace plait {
 namespace {
 
 // Every rank's numbers in one array: sums first, then maxima.
-absl::Status ReduceWatch(Execution& execution, Communicator& ranks, ActivationWatch& watch) {
+absl::Status ReduceWatch(Communicator& ranks, ActivationWatch& watch) {
   if (ranks.size() == 1) return absl::OkStatus();
   std::vector<double> sums, maxima;
   for (const BlockActivations& block : watch.blocks) {
@@ -28,12 +29,8 @@ absl::Status ReduceWatch(Execution& execution, Communicator& ranks, ActivationWa
   }
   for (auto [values, operation] :
        {std::pair(&sums, ReduceOperation::kSum), std::pair(&maxima, ReduceOperation::kMax)}) {
-    PLAIT_ASSIGN_OR_RETURN(
-        const Event reduced,
-        ranks.AllReduce(execution.communication(),
-                        {values->data(), DType::kF64, static_cast<int64_t>(values->size())},
-                        operation));
-    PLAIT_RETURN_IF_ERROR(reduced.Synchronize());
+    PLAIT_RETURN_IF_ERROR(AllReduceOnHost(
+        ranks, {values->data(), DType::kF64, static_cast<int64_t>(values->size())}, operation));
   }
   const double* sum = sums.data();
   const double* maximum = maxima.data();
@@ -131,7 +128,7 @@ absl::Status TrainingStep::ReduceLosses(std::span<const MicrobatchLosses> losses
   result.balance_loss = sums[1];
   result.z_loss = sums[2];
   result.activation_loss = sums[3];
-  return ReduceWatch(execution_, runtime_.mesh->data_parallel(), result.watch);
+  return ReduceWatch(runtime_.mesh->data_parallel(), result.watch);
 }
 
 }  // namespace plait
