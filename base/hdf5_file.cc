@@ -100,6 +100,7 @@ hid_t NativeType(Hdf5Type type) {
     case Hdf5Type::kU8:
       return H5T_NATIVE_UINT8;
     case Hdf5Type::kBf16:
+    case Hdf5Type::kF16:
     case Hdf5Type::kU16:
       return H5T_NATIVE_UINT16;
     case Hdf5Type::kU32:
@@ -149,6 +150,29 @@ absl::Status DataLoss(const std::string& path, const std::string& name, const ch
   return absl::DataLossError(absl::StrCat(path, ": ", name, ": ", what, ": ", reason.text));
 }
 
+// What a dataset of u16 holds by its attribute: bf16 or f16; u16 where it has none. False where the
+// attribute says something else.
+bool ReadHalfType(hid_t dataset, Hdf5Type& type) {
+  type = Hdf5Type::kU16;
+  if (H5Aexists(dataset, kDtypeAttribute) <= 0) return true;
+  AttributeHandle attribute(H5Aopen(dataset, kDtypeAttribute, H5P_DEFAULT));
+  if (!attribute.ok()) return false;
+  TypeHandle stored(H5Aget_type(attribute.id()));
+  char text[8] = "";
+  if (!stored.ok() || H5Tget_class(stored.id()) != H5T_STRING ||
+      H5Tis_variable_str(stored.id()) != 0 || H5Tget_size(stored.id()) >= sizeof(text) ||
+      H5Aget_storage_size(attribute.id()) >= sizeof(text) ||
+      H5Aread(attribute.id(), stored.id(), text) < 0) {
+    return false;
+  }
+  for (Hdf5Type candidate : {Hdf5Type::kBf16, Hdf5Type::kF16}) {
+    if (std::string_view(text) != Name(candidate)) continue;
+    type = candidate;
+    return true;
+  }
+  return false;
+}
+
 absl::StatusOr<Hdf5Dataset> DescribeOpen(hid_t dataset, const std::string& path,
                                          const std::string& name) {
   SpaceHandle space(H5Dget_space(dataset));
@@ -165,9 +189,9 @@ absl::StatusOr<Hdf5Dataset> DescribeOpen(hid_t dataset, const std::string& path,
                              Hdf5Type::kU32, Hdf5Type::kI32, Hdf5Type::kI64}) {
     if (H5Tequal(type.id(), NativeType(candidate)) <= 0) continue;
     description.type = candidate;
-    if (candidate == Hdf5Type::kU16 && H5Aexists(dataset, kDtypeAttribute) > 0)
-      description.type = Hdf5Type::kBf16;
-    return description;
+    if (candidate != Hdf5Type::kU16 || ReadHalfType(dataset, description.type)) return description;
+    return absl::DataLossError(absl::StrCat(path, ": ", name, ": attribute ", kDtypeAttribute,
+                                            " is neither bf16 nor f16"));
   }
   return absl::DataLossError(
       absl::StrCat(path, ": ", name, ": its element type is none that plait writes"));
@@ -219,6 +243,7 @@ int64_t SizeOf(Hdf5Type type) {
     case Hdf5Type::kU8:
       return 1;
     case Hdf5Type::kBf16:
+    case Hdf5Type::kF16:
     case Hdf5Type::kU16:
       return 2;
     case Hdf5Type::kF32:
@@ -236,6 +261,8 @@ const char* Name(Hdf5Type type) {
   switch (type) {
     case Hdf5Type::kBf16:
       return "bf16";
+    case Hdf5Type::kF16:
+      return "f16";
     case Hdf5Type::kF32:
       return "f32";
     case Hdf5Type::kF64:
@@ -258,6 +285,8 @@ Hdf5Type Hdf5TypeFor(DType dtype) {
   switch (dtype) {
     case DType::kBf16:
       return Hdf5Type::kBf16;
+    case DType::kF16:
+      return Hdf5Type::kF16;
     case DType::kF32:
       return Hdf5Type::kF32;
     case DType::kF64:
@@ -383,7 +412,8 @@ absl::Status Hdf5File::CreateDataset(const std::string& name, Hdf5Type type, int
   DatasetHandle dataset(H5Dcreate2(file_, name.c_str(), NativeType(type), space.id(), H5P_DEFAULT,
                                    creation.id(), H5P_DEFAULT));
   if (!dataset.ok() || !dataset.Close()) return WriteFailed(name);
-  if (type == Hdf5Type::kBf16) return SetAttribute(name, kDtypeAttribute, Name(type));
+  if (type == Hdf5Type::kBf16 || type == Hdf5Type::kF16)
+    return SetAttribute(name, kDtypeAttribute, Name(type));
   return absl::OkStatus();
 }
 

@@ -2,7 +2,7 @@
 // (serial C interface).
 //  * Datasets are flat (one dimension); a logical shape is an attribute of the caller's. Names may
 //  contain '/': groups are
-//    made as needed. bf16 is stored as u16 with the attribute plait_dtype = "bf16".
+//    made as needed. bf16 and f16 are stored as u16 with the attribute plait_dtype = "bf16", "f16".
 //  * No times are stored: the same content written in the same order gives the same bytes.
 //  * Files are written in the newest format, which marks a file as open for writing: one that a
 //  killed process left
@@ -31,7 +31,7 @@
 
 namespace plait {
 
-enum class Hdf5Type { kBf16, kF32, kF64, kU8, kU16, kU32, kI32, kI64 };
+enum class Hdf5Type { kBf16, kF16, kF32, kF64, kU8, kU16, kU32, kI32, kI64 };
 
 int64_t SizeOf(Hdf5Type type);
 const char* Name(Hdf5Type type);
@@ -47,6 +47,7 @@ struct Hdf5TypeOf;
     static constexpr Hdf5Type value = Hdf5Type::constant; \
   };
 PLAIT_HDF5_TYPE(BFloat16, kBf16)
+PLAIT_HDF5_TYPE(Float16, kF16)
 PLAIT_HDF5_TYPE(float, kF32)
 PLAIT_HDF5_TYPE(double, kF64)
 PLAIT_HDF5_TYPE(uint8_t, kU8)

@@ -12,6 +12,8 @@ double ToDouble(const Tensor& tensor, int64_t i) {
   switch (tensor.dtype()) {
     case DType::kBf16:
       return static_cast<double>(tensor.data<BFloat16>()[i]);
+    case DType::kF16:
+      return static_cast<double>(tensor.data<Float16>()[i]);
     case DType::kF32:
       return tensor.data<float>()[i];
     case DType::kF64:

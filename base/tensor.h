@@ -75,7 +75,7 @@ class Tensor {
   // A range of elements of the flat storage under `shape`, sharing storage.
   Tensor Flat(int64_t element_offset, const Shape& shape) const;
   Tensor Clone() const;
-  // A host copy converted to `dtype` (floating dtypes only, rounded to nearest even).
+  // A host copy converted to `dtype` (floating dtypes only, not to f16; rounded to nearest even).
   Tensor Converted(DType dtype) const;
   void FillZero();
 

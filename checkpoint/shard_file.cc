@@ -83,7 +83,8 @@ absl::Status CompareWithMemory(const std::string& path,
 }
 
 absl::StatusOr<DType> DTypeFor(Hdf5Type type) {
-  for (DType dtype : {DType::kBf16, DType::kF32, DType::kF64, DType::kI32, DType::kI64}) {
+  for (DType dtype :
+       {DType::kBf16, DType::kF16, DType::kF32, DType::kF64, DType::kI32, DType::kI64}) {
     if (Hdf5TypeFor(dtype) == type) return dtype;
   }
   return absl::DataLossError(absl::StrCat("elements of ", Name(type), " are no tensor's"));

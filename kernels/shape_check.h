@@ -1,5 +1,6 @@
 // Shape and dtype checks at the entry of every operation: InvalidArgument naming the argument, what
-// was expected and found.
+// was expected and found. f16 is refused everywhere: tensors are stored in it, nothing computes in
+// it.
 #pragma once
 
 #include "absl/status/status.h"
@@ -10,8 +11,15 @@
 
 namespace plait {
 
+inline absl::Status CheckCanCompute(absl::string_view name, DType dtype) {
+  if (dtype != DType::kF16) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, ": f16 is for storage only; convert it to bf16 or f32 first"));
+}
+
 inline absl::Status CheckMatrix(absl::string_view name, const ConstMatrixView& view, int64_t rows,
                                 int64_t columns) {
+  PLAIT_RETURN_IF_ERROR(CheckCanCompute(name, view.dtype));
   if (view.rows != rows || view.columns != columns) {
     return absl::InvalidArgumentError(absl::StrCat(name, ": expected [", rows, ", ", columns,
                                                    "], got [", view.rows, ", ", view.columns, "]"));
@@ -22,6 +30,7 @@ inline absl::Status CheckMatrix(absl::string_view name, const ConstMatrixView& v
 }
 
 inline absl::Status CheckVector(absl::string_view name, const ConstVectorView& view, int64_t size) {
+  PLAIT_RETURN_IF_ERROR(CheckCanCompute(name, view.dtype));
   if (view.size != size) {
     return absl::InvalidArgumentError(
         absl::StrCat(name, ": expected width ", size, ", got ", view.size));

@@ -65,6 +65,12 @@ absl::Status CheckSizes(const char* operation, int64_t expected, DType dtype, Ve
                                                  " ", Name(output.dtype)));
 }
 
+absl::Status CheckCanBeReduced(const char* operation, DType dtype) {
+  if (dtype != DType::kF16) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(operation, ": f16 is for storage only; convert it to f32 first"));
+}
+
 }  // namespace
 
 Communicator::Communicator(int rank, int size, std::string name,
@@ -108,6 +114,7 @@ absl::StatusOr<Event> Communicator::AllGather(Stream& stream, ConstVectorView in
 
 absl::StatusOr<Event> Communicator::ReduceScatter(Stream& stream, ConstVectorView input,
                                                   VectorView output, CallSite site) {
+  PLAIT_RETURN_IF_ERROR(CheckCanBeReduced("reduce-scatter", input.dtype));
   if (input.size != size_ * output.size || input.dtype != output.dtype) {
     return absl::InvalidArgumentError(
         absl::StrCat("reduce-scatter: expected an input of ", size_ * output.size, " ",
@@ -122,6 +129,7 @@ absl::StatusOr<Event> Communicator::ReduceScatter(Stream& stream, ConstVectorVie
 
 absl::StatusOr<Event> Communicator::AllReduce(Stream& stream, VectorView buffer,
                                               ReduceOperation operation, CallSite site) {
+  PLAIT_RETURN_IF_ERROR(CheckCanBeReduced("all-reduce", buffer.dtype));
   CollectiveCall call =
       Call(operation == ReduceOperation::kSum ? CollectiveOperation::kAllReduceSum
                                               : CollectiveOperation::kAllReduceMax,

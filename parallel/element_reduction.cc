@@ -79,6 +79,9 @@ void ReduceElements(ReduceOperation operation, DType dtype, std::span<const void
   switch (dtype) {
     case DType::kBf16:
       return Reduce<BFloat16, float>(operation, sources, elements, output);
+    case DType::kF16:
+      PLAIT_CHECK(false);  // the communicator refuses it
+      return;
     case DType::kF32:
       return Reduce<float, float>(operation, sources, elements, output);
     case DType::kF64:

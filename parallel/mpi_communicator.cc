@@ -39,6 +39,7 @@ absl::Status Check(int code, const char* operation) {
 MPI_Datatype MpiType(DType dtype) {
   switch (dtype) {
     case DType::kBf16:
+    case DType::kF16:
       return MPI_UINT16_T;  // moved, never reduced by MPI
     case DType::kF32:
       return MPI_FLOAT;

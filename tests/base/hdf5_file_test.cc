@@ -50,6 +50,7 @@ void ExpectRoundTrip(Hdf5Layout layout, const std::vector<T>& values) {
 
 TEST(Hdf5FileTest, EveryTypeReadsBackInBothLayouts) {
   for (Hdf5Layout layout : {Hdf5Layout::kContiguous, Hdf5Layout::kChunkedWithChecksum}) {
+    ExpectRoundTrip<Float16>(layout, {Float16(1.5f), Float16(-2.0f), Float16(65504.0f)});
     ExpectRoundTrip<BFloat16>(layout, {BFloat16(1.5f), BFloat16(-2.0f), BFloat16(3e38f)});
     ExpectRoundTrip<float>(layout, {1.5f, -0.0f, 1e-40f});
     ExpectRoundTrip<double>(layout, {1.0 / 3.0, -1e300});

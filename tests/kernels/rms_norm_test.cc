@@ -133,5 +133,14 @@ TEST(RmsNormTest, RejectsWeightOfAnotherWidth) {
       StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("weight: expected width 8, got 7")));
 }
 
+TEST(RmsNormTest, RefusesF16ByName) {
+  Execution execution;
+  Case c(3, 8, DType::kF32, DType::kF32);
+  c.weight = Tensor::OnHost(DType::kF16, {8});
+  EXPECT_THAT(
+      RmsNormForward(execution, c.forward()),
+      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("weight: f16 is for storage only")));
+}
+
 }  // namespace
 }  // namespace plait

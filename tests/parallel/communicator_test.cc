@@ -64,6 +64,16 @@ TEST_F(SingleRankCommunicatorTest, RejectsWrongSizesAndRanks) {
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("rank 2 does not exist")));
 }
 
+TEST_F(SingleRankCommunicatorTest, RefusesToReduceF16) {
+  Tensor half = Tensor::OnHost(DType::kF16, {2});
+  EXPECT_THAT(communicator_->AllReduce(stream_, half.vector(), ReduceOperation::kSum),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("all-reduce: f16 is for storage only")));
+  EXPECT_THAT(communicator_->ReduceScatter(stream_, half.vector(), half.vector()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("reduce-scatter: f16 is for storage only")));
+}
+
 TEST_F(SingleRankCommunicatorTest, AbortEndsTheProcessWithTheReason) {
   EXPECT_EXIT(communicator_->Abort("loss is not finite", 17), ::testing::ExitedWithCode(17),
               "rank 0 aborts: loss is not finite");
