@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/digest.h"
 #include "base/durable_file.h"
@@ -25,8 +26,8 @@ class SampleCorpus {
     for (int d = 0; d < documents; ++d) {
       texts_.push_back(SampleText(static_cast<uint64_t>(d) + 1000, 20 + 37 * d % 150));
       if (d < documents / 2) {
-        const std::string number = std::to_string(1000 + d);
-        PLAIT_CHECK(WriteFileDurably(File("corpus/a/b/" + number + ".txt"), texts_.back()).ok());
+        const std::string path = File(absl::StrCat("corpus/a/b/", 1000 + d, ".txt"));
+        PLAIT_CHECK(WriteFileDurably(path, texts_.back()).ok());
       } else {
         lines += "{\"id\": 7, \"text\": \"" + WithEscapedNewlines(texts_.back()) + "\"}\n\n";
       }
