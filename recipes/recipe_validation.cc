@@ -218,7 +218,7 @@ std::string RecipeProblem::ToString() const {
                        : absl::StrCat("recipe ", field, " = ", value, " ", rule);
 }
 
-std::vector<RecipeProblem> RecipeProblems(const Recipe& recipe, int64_t world_size) {
+std::vector<RecipeProblem> RecipeProblems(const Recipe& recipe, int64_t world_size, RecipeUse use) {
   const Recipe resolved = Resolved(recipe);
   ProblemList problems;
   if (problems.Require(resolved.has_schema_version(), "schema_version", "(1)") &&
@@ -228,11 +228,13 @@ std::vector<RecipeProblem> RecipeProblems(const Recipe& recipe, int64_t world_si
   CheckScalars(resolved, "", problems);
   CheckModel(resolved, problems);
   const int64_t data_parallel = CheckMesh(resolved.parallel(), world_size, problems);
-  problems.Require(!resolved.data().path().empty(), "data.path",
-                   "(the folder that plait prepare wrote)");
-  problems.Between("data.prefetch_batches", resolved.data().prefetch_batches(), 1, 1024);
-  CheckOptim(resolved.optim(), problems);
-  CheckStages(resolved, data_parallel, problems);
+  if (use == RecipeUse::kTraining) {
+    problems.Require(!resolved.data().path().empty(), "data.path",
+                     "(the folder that plait prepare wrote)");
+    problems.Between("data.prefetch_batches", resolved.data().prefetch_batches(), 1, 1024);
+    CheckOptim(resolved.optim(), problems);
+    CheckStages(resolved, data_parallel, problems);
+  }
   CheckTrainer(resolved.trainer(), problems);
   if (resolved.debug().has_stop_after_steps()) {
     problems.AtLeast<int64_t>("debug.stop_after_steps", resolved.debug().stop_after_steps(), 1);
@@ -240,9 +242,9 @@ std::vector<RecipeProblem> RecipeProblems(const Recipe& recipe, int64_t world_si
   return problems.Take();
 }
 
-absl::Status ValidateRecipe(const Recipe& recipe, int64_t world_size) {
+absl::Status ValidateRecipe(const Recipe& recipe, int64_t world_size, RecipeUse use) {
   std::string lines;
-  for (const RecipeProblem& problem : RecipeProblems(recipe, world_size)) {
+  for (const RecipeProblem& problem : RecipeProblems(recipe, world_size, use)) {
     absl::StrAppend(&lines, lines.empty() ? "" : "\n", problem.ToString());
   }
   return lines.empty() ? absl::OkStatus() : absl::InvalidArgumentError(lines);

@@ -378,5 +378,17 @@ TEST(RecipeValidationTest, AMeshThatFitsIsAccepted) {
   EXPECT_THAT(Lines(recipe, 16), IsEmpty());
 }
 
+TEST(RecipeValidationTest, AModelAloneIsEnoughWhereNothingIsTrained) {
+  Recipe recipe = Parsed(kHybrid);
+  recipe.clear_data();
+  recipe.clear_stages();
+  EXPECT_OK(ValidateRecipe(recipe, 1, RecipeUse::kModelOnly));
+  EXPECT_THAT(ValidateRecipe(recipe, 1),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("recipe data.path")));
+  ASSERT_OK(ApplyOverride("model.attention.heads=7", recipe));
+  EXPECT_THAT(ValidateRecipe(recipe, 1, RecipeUse::kModelOnly),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("heads = 7")));
+}
+
 }  // namespace
 }  // namespace plait
