@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 #include <string>
-#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -16,14 +15,15 @@ namespace {
 bool IsInfinite(BFloat16 value) { return (value.bits & 0x7fff) == 0x7f80; }
 bool IsInfinite(Float16 value) { return (value.bits & 0x7fff) == 0x7c00; }
 bool IsInfinite(float value) { return std::isinf(value); }
+bool IsInfinite(double value) { return std::isinf(value); }
 
 // Index of the first finite element that became infinite; -1 where there is none.
 template <class From, class To>
 int64_t Convert(const From* from, To* to, int64_t size) {
-  bool overflow = false;
+  bool overflow = false;  // of To narrower than f32
   for (int64_t i = 0; i < size; ++i) {
     to[i] = static_cast<To>(static_cast<float>(from[i]));
-    if constexpr (!std::is_same_v<To, float>) {
+    if constexpr (sizeof(To) < sizeof(float)) {
       overflow |= IsInfinite(to[i]) && !IsInfinite(from[i]);
     }
   }
@@ -40,6 +40,8 @@ int64_t ConvertTo(const From* from, VectorView to) {
       return Convert(from, to.as<BFloat16>(), to.size);
     case DType::kF16:
       return Convert(from, to.as<Float16>(), to.size);
+    case DType::kF64:
+      return Convert(from, to.as<double>(), to.size);
     default:
       return Convert(from, to.as<float>(), to.size);
   }
@@ -65,7 +67,7 @@ absl::Status ConvertFloats(std::string_view name, int64_t first_element, ConstVe
                            VectorView to) {
   PLAIT_CHECK_EQ(from.size, to.size);
   PLAIT_RETURN_IF_ERROR(CheckDType(name, from.dtype));
-  PLAIT_RETURN_IF_ERROR(CheckDType(name, to.dtype));
+  if (to.dtype != DType::kF64) PLAIT_RETURN_IF_ERROR(CheckDType(name, to.dtype));
   if (from.size == 0) return absl::OkStatus();
   int64_t overflow = -1;
   if (from.dtype == to.dtype) {

@@ -11,7 +11,8 @@
 
 namespace plait {
 
-// from, to: as many elements, each of bf16, f16 or f32, not overlapping. `to` is overwritten.
+// from, to: as many elements, each of bf16, f16 or f32 (`to` may be f64), not overlapping. `to` is
+// overwritten.
 // Infinities and NaN stay what they are. InvalidArgument for other dtypes; OutOfRange, "name:
 // element 12: 70000 is outside the range of f16", for the first finite number that would become
 // infinite; `name` is the tensor's and `first_element` the index of from[0] in it.

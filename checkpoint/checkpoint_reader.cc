@@ -157,7 +157,7 @@ absl::StatusOr<std::string> CheckpointReader::Attachment(const std::string& name
   return Bad(absl::NotFoundError(absl::StrCat(folder_, ": has no file ", name)));
 }
 
-absl::Status CheckpointReader::CheckTensor(const NamedTensor& wanted) const {
+absl::Status CheckpointReader::CheckTensor(const NamedTensor& wanted, StoredDTypes dtypes) const {
   const std::string where = absl::StrCat(folder_, ": ", wanted.name);
   if (!IsConsistent(wanted.spec) ||
       wanted.spec.elements.end - wanted.spec.elements.begin != wanted.shard.num_elements()) {
@@ -177,7 +177,9 @@ absl::Status CheckpointReader::CheckTensor(const NamedTensor& wanted) const {
         absl::StrCat(where, ": expected shape ", wanted.spec.logical_shape.ToString(), ", found ",
                      stored.spec.logical_shape.ToString()));
   }
-  if (stored.dtype != wanted.shard.dtype()) {
+  const bool widens =
+      dtypes == StoredDTypes::kWiden && IsWidening(stored.dtype, wanted.shard.dtype());
+  if (stored.dtype != wanted.shard.dtype() && !widens) {
     return absl::FailedPreconditionError(absl::StrCat(
         where, ": expected ", Name(wanted.shard.dtype()), ", found ", Name(stored.dtype)));
   }
@@ -209,13 +211,14 @@ absl::Status CheckpointReader::CheckScalars(UnaskedTensors unasked, const NamedS
   return CheckSameKeys(folder_, "text", unasked, state.texts, manifest_.texts);
 }
 
-absl::Status CheckpointReader::Load(UnaskedTensors unasked, NamedState& state) const {
+absl::Status CheckpointReader::Load(UnaskedTensors unasked, NamedState& state,
+                                    StoredDTypes dtypes) const {
   std::vector<std::vector<Source>> sources(state.tensors.size());
   std::set<std::string> asked;
   for (size_t i = 0; i < state.tensors.size(); ++i) {
     const NamedTensor& tensor = state.tensors[i];
     asked.insert(tensor.name);
-    if (absl::Status status = CheckTensor(tensor); !status.ok()) return Bad(status);
+    if (absl::Status status = CheckTensor(tensor, dtypes); !status.ok()) return Bad(status);
     absl::Status status = FindSources(tensor.name, tensor.spec, sources[i]);
     if (!status.ok()) return Bad(status);
   }
@@ -230,8 +233,9 @@ absl::Status CheckpointReader::Load(UnaskedTensors unasked, NamedState& state) c
   for (size_t i = 0; i < state.tensors.size(); ++i) {
     for (const Source& source : sources[i]) {
       const ShardFile& file = shard_files_[static_cast<size_t>(source.part.rank)];
-      absl::Status status =
-          file.ReadCopies(*source.part.stored, source.copies, state.tensors[i].shard.raw());
+      Tensor& shard = state.tensors[i].shard;
+      absl::Status status = file.ReadCopies(*source.part.stored, source.copies,
+                                            {shard.raw(), shard.dtype(), shard.num_elements()});
       if (!status.ok()) return Bad(status);
     }
   }
@@ -241,12 +245,10 @@ absl::Status CheckpointReader::Load(UnaskedTensors unasked, NamedState& state) c
 }
 
 absl::Status CheckpointReader::VerifyTensors() const {
-  std::vector<char> buffer;
   for (const auto& [name, parts] : tensors_) {
     for (const Part& part : parts) {
-      buffer.resize(static_cast<size_t>(part.stored->num_elements) * SizeOf(part.stored->dtype));
       const ShardFile& file = shard_files_[static_cast<size_t>(part.rank)];
-      absl::Status status = file.Read(*part.stored, buffer.data());
+      absl::Status status = file.Verify(*part.stored);
       if (!status.ok()) return Bad(status);
     }
     std::vector<Source> sources;

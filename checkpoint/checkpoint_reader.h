@@ -25,6 +25,12 @@ enum class UnaskedTensors {
   kIgnore,  // it may hold more: an optimizer's beside the weights
 };
 
+// Of a tensor that is stored in another dtype than the state's.
+enum class StoredDTypes {
+  kSame,   // refused: a run goes on from exactly what it had
+  kWiden,  // converted where no value changes: bf16 and f16 to f32, these to f64
+};
+
 class CheckpointReader {
  public:
   // A part of a tensor, as the file of `rank` holds it.
@@ -52,7 +58,8 @@ class CheckpointReader {
   // its integers and texts. FailedPrecondition naming the first tensor or scalar that is missing,
   // not asked for, of another shape or dtype, and DataLoss naming a tensor that no file holds all
   // elements of: nothing is written then. DataLoss where what is read is damaged. Not collective.
-  absl::Status Load(UnaskedTensors unasked, NamedState& state) const;
+  absl::Status Load(UnaskedTensors unasked, NamedState& state,
+                    StoredDTypes dtypes = StoredDTypes::kSame) const;
 
   // Reads every part once and compares it with its digest; DataLoss also where a tensor lacks
   // elements.
@@ -68,7 +75,7 @@ class CheckpointReader {
   CheckpointReader() = default;
   absl::Status CheckFiles(const Communicator& world) const;
   absl::Status OpenShardFiles();
-  absl::Status CheckTensor(const NamedTensor& wanted) const;
+  absl::Status CheckTensor(const NamedTensor& wanted, StoredDTypes dtypes) const;
   absl::Status FindSources(const std::string& name, const ShardSpec& wanted,
                            std::vector<Source>& sources) const;
   absl::Status CheckScalars(UnaskedTensors unasked, const NamedState& state) const;

@@ -1,13 +1,16 @@
 #include "checkpoint/shard_file.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/check.h"
 #include "base/digest.h"
 #include "base/durable_file.h"
+#include "base/float_conversion.h"
 #include "base/status_macros.h"
 
 namespace plait {
@@ -70,16 +73,28 @@ absl::Status CompareWithMemory(const std::string& path,
     return absl::DataLossError(absl::StrCat(path, ": wrote ", digests.size(), " tensors, read ",
                                             file.tensors().size(), " back"));
   }
-  std::vector<char> buffer;
   for (StoredTensor tensor : file.tensors()) {
     const auto digest = digests.find(tensor.name);
     if (digest == digests.end())
       return absl::DataLossError(absl::StrCat(path, ": ", tensor.name, " was never written"));
     tensor.digest = digest->second;
-    buffer.resize(static_cast<size_t>(tensor.num_elements) * SizeOf(tensor.dtype));
-    PLAIT_RETURN_IF_ERROR(file.Read(tensor, buffer.data()));
+    PLAIT_RETURN_IF_ERROR(file.Verify(tensor));
   }
   return absl::OkStatus();
+}
+
+// The same copies, none longer than `length`.
+std::vector<ShardCopy> InPieces(std::span<const ShardCopy> copies, int64_t length) {
+  std::vector<ShardCopy> pieces;
+  for (ShardCopy copy : copies) {
+    for (; copy.length > length; copy.length -= length) {
+      pieces.push_back({copy.source, copy.destination, length});
+      copy.source += length;
+      copy.destination += length;
+    }
+    pieces.push_back(copy);
+  }
+  return pieces;
 }
 
 absl::StatusOr<DType> DTypeFor(Hdf5Type type) {
@@ -117,6 +132,12 @@ absl::StatusOr<StoredTensor> Describe(const Hdf5File& file, const Hdf5Dataset& d
 }  // namespace
 
 std::string ShardFileName(int64_t rank) { return absl::StrFormat("rank-%05d.h5", rank); }
+
+bool IsWidening(DType from, DType to) {
+  const bool from_half = from == DType::kBf16 || from == DType::kF16;
+  return (from_half && to == DType::kF32) ||
+         ((from_half || from == DType::kF32) && to == DType::kF64);
+}
 
 NamedTensor PartToSave(const NamedTensor& tensor) {
   const int64_t elements = tensor.shard.num_elements();
@@ -161,8 +182,26 @@ absl::StatusOr<ShardFile> ShardFile::Open(const std::string& path) {
   return shard_file;
 }
 
-absl::Status ShardFile::Read(const StoredTensor& tensor, void* data) const {
-  return ReadRange(tensor, 0, tensor.num_elements, data);
+absl::Status ShardFile::CheckDigest(const StoredTensor& tensor, const std::string& found) const {
+  if (found == tensor.digest) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(file_.path(), ": ", tensor.name,
+                                          ": expected content with digest ", tensor.digest,
+                                          ", found ", found));
+}
+
+absl::Status ShardFile::Verify(const StoredTensor& tensor) const {
+  const auto width = static_cast<int64_t>(SizeOf(tensor.dtype));
+  const int64_t piece = kBufferBytes / width;
+  std::vector<char> buffer(
+      static_cast<size_t>(std::min<int64_t>(piece, tensor.num_elements) * width));
+  DigestStream digest;
+  for (int64_t begin = 0; begin < tensor.num_elements; begin += piece) {
+    const int64_t count = std::min<int64_t>(piece, tensor.num_elements - begin);
+    PLAIT_RETURN_IF_ERROR(
+        file_.ReadRange(tensor.name, Hdf5TypeFor(tensor.dtype), begin, count, buffer.data()));
+    digest.Add(buffer.data(), static_cast<size_t>(count * width));
+  }
+  return CheckDigest(tensor, digest.Hex());
 }
 
 absl::Status ShardFile::ReadRange(const StoredTensor& tensor, int64_t begin, int64_t count,
@@ -170,17 +209,21 @@ absl::Status ShardFile::ReadRange(const StoredTensor& tensor, int64_t begin, int
   PLAIT_RETURN_IF_ERROR(
       file_.ReadRange(tensor.name, Hdf5TypeFor(tensor.dtype), begin, count, data));
   if (count < tensor.num_elements) return absl::OkStatus();
-  const std::string found = DigestOf(data, static_cast<size_t>(count) * SizeOf(tensor.dtype));
-  if (found == tensor.digest) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(file_.path(), ": ", tensor.name,
-                                          ": expected content with digest ", tensor.digest,
-                                          ", found ", found));
+  return CheckDigest(tensor, DigestOf(data, static_cast<size_t>(count) * SizeOf(tensor.dtype)));
 }
 
 absl::Status ShardFile::ReadCopies(const StoredTensor& tensor, std::span<const ShardCopy> copies,
-                                   void* data) const {
+                                   VectorView to) const {
   const auto width = static_cast<int64_t>(SizeOf(tensor.dtype));
-  auto* to = static_cast<char*>(data);
+  const auto to_width = static_cast<int64_t>(SizeOf(to.dtype));
+  const bool is_same = to.dtype == tensor.dtype;
+  PLAIT_CHECK(is_same || IsWidening(tensor.dtype, to.dtype));
+  const auto at = [&](int64_t element) { return to.as<char>() + element * to_width; };
+  std::vector<ShardCopy> pieces;
+  if (!is_same) {
+    pieces = InPieces(copies, kBufferBytes / width);
+    copies = pieces;
+  }
   std::vector<char> buffer;
   for (size_t first = 0, next = 0; first < copies.size(); first = next) {
     const int64_t begin = copies[first].source;
@@ -193,16 +236,21 @@ absl::Status ShardFile::ReadCopies(const StoredTensor& tensor, std::span<const S
       }
       end = next_end;
     }
-    if (next == first + 1) {
-      PLAIT_RETURN_IF_ERROR(
-          ReadRange(tensor, begin, end - begin, to + copies[first].destination * width));
+    if (is_same && next == first + 1) {
+      PLAIT_RETURN_IF_ERROR(ReadRange(tensor, begin, end - begin, at(copies[first].destination)));
       continue;
     }
     buffer.resize(static_cast<size_t>((end - begin) * width));
     PLAIT_RETURN_IF_ERROR(ReadRange(tensor, begin, end - begin, buffer.data()));
     for (const ShardCopy& copy : copies.subspan(first, next - first)) {
-      std::memcpy(to + copy.destination * width, buffer.data() + (copy.source - begin) * width,
-                  static_cast<size_t>(copy.length * width));
+      const char* const from = buffer.data() + (copy.source - begin) * width;
+      if (is_same) {
+        std::memcpy(at(copy.destination), from, static_cast<size_t>(copy.length * width));
+      } else {
+        PLAIT_RETURN_IF_ERROR(ConvertFloats(tensor.name, copy.source,
+                                            {from, tensor.dtype, copy.length},
+                                            {at(copy.destination), to.dtype, copy.length}));
+      }
     }
   }
   return absl::OkStatus();

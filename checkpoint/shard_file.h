@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "base/dtype.h"
 #include "base/hdf5_file.h"
+#include "base/view.h"
 #include "checkpoint/shard_overlap.h"
 #include "parallel/named_state.h"
 #include "parallel/shard_spec.h"
@@ -29,6 +30,9 @@ struct StoredTensor {
   int64_t num_elements = 0;  // of the shard
   std::string digest;
 };
+
+// Whether every value of `from` is one of `to` as well: bf16 and f16 to f32 and f64, f32 to f64.
+bool IsWidening(DType from, DType to);
 
 // What this rank saves of the tensor: its even part of what its replicas hold.
 NamedTensor PartToSave(const NamedTensor& tensor);
@@ -48,19 +52,20 @@ class ShardFile {
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   const std::string& path() const { return file_.path(); }
 
-  // The shard's elements into `data`. DataLoss, naming file and tensor, where they do not have the
-  // stored digest.
-  absl::Status Read(const StoredTensor& tensor, void* data) const;
+  // Reads the shard in pieces and compares it with its digest. DataLoss.
+  absl::Status Verify(const StoredTensor& tensor) const;
 
-  // Copies those elements of the shard into `data`, the wanted shard's memory, and reads little
-  // more than them. `copies` ascend. Of parts only HDF5's own sums are checked, of the whole shard
-  // its digest too. DataLoss.
+  // Copies those elements of the shard into `to`, the wanted shard's memory, and reads little more
+  // than them. `copies` ascend. Where `to` is of another dtype, a wider one (IsWidening), elements
+  // are converted on the way, in pieces. Of parts, and of what is converted, only HDF5's own sums
+  // are checked, of the whole shard its digest too. DataLoss.
   absl::Status ReadCopies(const StoredTensor& tensor, std::span<const ShardCopy> copies,
-                          void* data) const;
+                          VectorView to) const;
 
  private:
   ShardFile() = default;
 
+  absl::Status CheckDigest(const StoredTensor& tensor, const std::string& found) const;
   absl::Status ReadRange(const StoredTensor& tensor, int64_t begin, int64_t count,
                          void* data) const;
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "base/status_macros.h"
@@ -164,13 +165,20 @@ absl::Status Show(const Options& options) {
     return absl::OkStatus();
   }
   const CheckpointDescription& description = reader->description();
+  const auto or_none = [](const std::string& digest) {
+    return digest.empty() ? "none" : digest.c_str();
+  };
   std::printf("%s\nstep %" PRId64 ", next stage %" PRId64
               ", %s\nrecipe %s, model %s, tokenizer %s\n",
               reader->folder().c_str(), description.step, description.stage,
-              Ranks(reader->manifest().ranks).c_str(), description.recipe_digest.c_str(),
-              description.model_digest.c_str(), description.tokenizer_digest.c_str());
+              Ranks(reader->manifest().ranks).c_str(), or_none(description.recipe_digest),
+              or_none(description.model_digest), or_none(description.tokenizer_digest));
+  for (const auto& [name, value] : reader->manifest().texts)
+    std::printf("%s = %s\n", name.c_str(), absl::Utf8SafeCEscape(value).c_str());
   for (const auto& [name, value] : reader->manifest().integers)
     std::printf("%s = %" PRId64 "\n", name.c_str(), value);
+  for (const CheckpointFile& file : reader->manifest().files)
+    std::printf("%s  %s, %" PRId64 " bytes\n", file.digest.c_str(), file.name.c_str(), file.bytes);
   for (const auto& [name, parts] : reader->tensors()) PrintTensor(name, parts);
   return absl::OkStatus();
 }

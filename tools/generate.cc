@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "data/tokenizer.h"
 #include "model/decoding/decoding_session.h"
 #include "model/decoding/sampler.h"
+#include "recipes/hugging_face_config.h"
 #include "recipes/recipe_defaults.h"
 #include "recipes/recipe_loader.h"
 #include "recipes/recipe_overrides.h"
@@ -44,7 +46,7 @@ constexpr int64_t kMostTokens = int64_t{1} << 20;
 struct Continuation {
   int64_t prompt_tokens = 0;
   int64_t tokens = 0;
-  bool ended = false;  // by EOS
+  bool ended = false;  // by an id that ends a text
   double seconds = 0;  // without the prompt
 };
 
@@ -64,8 +66,30 @@ absl::StatusOr<Recipe> RecipeOf(const CheckpointReader& reader,
   for (const std::string& assignment : overrides)
     PLAIT_RETURN_IF_ERROR(ApplyOverride(assignment, recipe));
   recipe = Resolved(recipe);
-  PLAIT_RETURN_IF_ERROR(ValidateRecipe(recipe, /*world_size=*/1));
+  PLAIT_RETURN_IF_ERROR(ValidateRecipe(recipe, /*world_size=*/1, RecipeUse::kModelOnly));
   return recipe;
+}
+
+// Empty where the checkpoint has no such file.
+absl::StatusOr<std::string> OptionalAttachment(const CheckpointReader& reader,
+                                               const std::string& name) {
+  absl::StatusOr<std::string> bytes = reader.Attachment(name);
+  return absl::IsNotFound(bytes.status()) ? std::string() : bytes;
+}
+
+// The ids that end a text: the tokenizer's, and those of the model folder that the checkpoint was
+// converted from.
+absl::StatusOr<std::set<int64_t>> EndIds(const CheckpointReader& reader,
+                                         const Tokenizer& tokenizer) {
+  std::set<int64_t> ids = {tokenizer.eos_id()};
+  PLAIT_ASSIGN_OR_RETURN(const std::string config, OptionalAttachment(reader, "config.json"));
+  if (config.empty()) return ids;
+  PLAIT_ASSIGN_OR_RETURN(const std::string generation,
+                         OptionalAttachment(reader, "generation_config.json"));
+  const auto of_source = TokenIdsFromHuggingFace(config, generation, reader.folder());
+  if (!of_source.ok()) return WithExitCode(of_source.status(), ExitCode::kBadCheckpoint);
+  ids.insert(of_source->eos.begin(), of_source->eos.end());
+  return ids;
 }
 
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
@@ -79,8 +103,8 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
 
 // Calls `write` with each piece of text as it comes.
 absl::StatusOr<Continuation> Continue(const Options& options, const std::vector<int32_t>& prompt,
-                                      const Tokenizer& tokenizer, Execution& execution,
-                                      ModelRuntime& runtime,
+                                      const Tokenizer& tokenizer, const std::set<int64_t>& end_ids,
+                                      Execution& execution, ModelRuntime& runtime,
                                       const std::function<void(const std::string&)>& write) {
   Continuation continuation{.prompt_tokens = static_cast<int64_t>(prompt.size())};
   DecodingSession session(execution, *runtime.model, *runtime.sharder,
@@ -93,7 +117,7 @@ absl::StatusOr<Continuation> Continue(const Options& options, const std::vector<
     const int32_t token = SampleToken(logits.Slice(0, tokenizer.vocabulary_size()), options.sampler,
                                       session.length());
     ++continuation.tokens;
-    continuation.ended = token == tokenizer.eos_id();
+    continuation.ended = end_ids.count(token) > 0;
     if (continuation.ended) break;
     PLAIT_ASSIGN_OR_RETURN(const std::string text, decoder.Add(token));
     write(text);
@@ -115,6 +139,13 @@ absl::Status Run(Options options) {
   PLAIT_ASSIGN_OR_RETURN(
       const Tokenizer tokenizer,
       Tokenizer::FromBytes(model_bytes, absl::StrCat(reader.folder(), "/", kTokenizerName)));
+  if (tokenizer.vocabulary_size() > recipe.model().vocabulary()) {
+    return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
+                            reader.folder(), ": its tokenizer has ", tokenizer.vocabulary_size(),
+                            " ids, its model ", recipe.model().vocabulary())),
+                        ExitCode::kBadCheckpoint);
+  }
+  PLAIT_ASSIGN_OR_RETURN(const std::set<int64_t> end_ids, EndIds(reader, tokenizer));
   PLAIT_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
                          EncodePrompt(tokenizer, options.prompt));
   PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options, ExecutionOptionsFor(recipe));
@@ -124,14 +155,14 @@ absl::Status Run(Options options) {
 
   std::string text;
   if (!options.json) std::fputs(options.prompt.c_str(), stdout);
-  PLAIT_ASSIGN_OR_RETURN(
-      const Continuation continuation,
-      Continue(options, prompt, tokenizer, execution, runtime, [&](const std::string& piece) {
-        text += piece;
-        if (options.json) return;
-        std::fputs(piece.c_str(), stdout);
-        std::fflush(stdout);
-      }));
+  PLAIT_ASSIGN_OR_RETURN(const Continuation continuation,
+                         Continue(options, prompt, tokenizer, end_ids, execution, runtime,
+                                  [&](const std::string& piece) {
+                                    text += piece;
+                                    if (options.json) return;
+                                    std::fputs(piece.c_str(), stdout);
+                                    std::fflush(stdout);
+                                  }));
   if (!options.json) {
     std::fputc('\n', stdout);
     return absl::OkStatus();
@@ -155,7 +186,10 @@ void AddGenerateCommand(CLI::App& plait, Action& action) {
   auto options = std::make_shared<Options>();
   SamplerOptions& sampler = options->sampler;
   CLI::App* command = plait.add_subcommand("generate", "Continues a prompt");
-  command->add_option("path", options->path, "A checkpoint, or the folder of a run")->required();
+  command
+      ->add_option("path", options->path,
+                   "A checkpoint, trained or converted, or the folder of a run")
+      ->required();
   command->add_option("--prompt", options->prompt, "Text to continue")->required();
   command->add_option("--max-tokens", options->max_tokens, "Most tokens to add")
       ->check(CLI::Range(int64_t{1}, kMostTokens))

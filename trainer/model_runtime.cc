@@ -147,7 +147,7 @@ absl::Status LoadWeights(const CheckpointReader& checkpoint, const Recipe& recip
   NamedState state;
   runtime.sharder->AppendState(state);
   absl::Status loaded = CheckSameModel(checkpoint, recipe);
-  if (loaded.ok()) loaded = checkpoint.Load(UnaskedTensors::kIgnore, state);
+  if (loaded.ok()) loaded = checkpoint.Load(UnaskedTensors::kIgnore, state, StoredDTypes::kWiden);
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(runtime.mesh->world(), loaded));
   return runtime.sharder->RefreshComputeValues();
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -32,6 +33,7 @@
 #include "recipes/recipe_digest.h"
 #include "recipes/schema/recipe.pb.h"
 #include "trainer/evaluation.h"
+#include "trainer/initial_checkpoint.h"
 #include "trainer/metrics.h"
 #include "trainer/model_runtime.h"
 #include "trainer/pretraining_objective.h"
@@ -103,6 +105,8 @@ struct Trainer::State {
   ModelRuntime runtime;
   std::unique_ptr<Hdf5TokenSource> source;
   std::string tokenizer;  // bytes of the model file
+  // Rank 0's: what the checkpoints carry beside the tokenizer, from the initial one.
+  std::map<std::string, std::string> attachments;
   std::unique_ptr<AdamW> optimizer;
   PretrainingObjective objective;
   std::unique_ptr<TrainingStep> training_step;
@@ -130,6 +134,8 @@ struct Trainer::State {
   absl::Status StartOrResume();
   absl::Status OpenRunFolder();
   absl::Status Restore(const CheckpointReader& reader);
+  absl::Status TakeWeights(const CheckpointReader& reader);
+  absl::Status KeepAttachments(const CheckpointReader& reader);
   NamedState SavedState();
 
   absl::Status RunStage(const Position& start, bool* stopped);
@@ -214,12 +220,28 @@ absl::Status Trainer::State::StartOrResume() {
     PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, Restore(*reader)));
     PLAIT_RETURN_IF_ERROR(runtime.sharder->RefreshComputeValues());
   } else {
-    PLAIT_RETURN_IF_ERROR(LoadWeights(*reader, recipe, runtime));
+    PLAIT_RETURN_IF_ERROR(TakeWeights(*reader));
   }
   // Only now: whatever was wrong before leaves no folder behind.
   PLAIT_RETURN_IF_ERROR(
       AgreeOnStatus(*options.world, is_first() ? OpenRunFolder() : absl::OkStatus()));
   return writer->RemoveLeftovers();
+}
+
+// Collective. The weights of the recipe's initial checkpoint; the optimizer begins anew.
+absl::Status Trainer::State::TakeWeights(const CheckpointReader& reader) {
+  PLAIT_RETURN_IF_ERROR(LoadWeights(reader, recipe, runtime));
+  absl::Status kept = CheckSameTokenizer(reader, recipe.data().path(), source->tokenizer_digest());
+  if (kept.ok()) kept = KeepAttachments(reader);
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, kept));
+  LogInfo(absl::StrCat("starts from the weights of ", reader.folder()));
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::State::KeepAttachments(const CheckpointReader& reader) {
+  if (!is_first()) return absl::OkStatus();
+  PLAIT_ASSIGN_OR_RETURN(attachments, AttachmentsOf(reader));
+  return absl::OkStatus();
 }
 
 // Rank 0 keeps the run's own files.
@@ -255,6 +277,7 @@ absl::Status Trainer::State::Restore(const CheckpointReader& reader) {
                      " was trained on; resume on the data the run began with"));
   }
   PLAIT_RETURN_IF_ERROR(optimizer->RestoreScalars(state));
+  PLAIT_RETURN_IF_ERROR(KeepAttachments(reader));
   if (description.recipe_digest != RecipeDigest(recipe)) {
     LogWarning(absl::StrCat("the recipe is not the one that ", reader.folder(),
                             " was saved with: the run goes on with other settings"));
@@ -392,6 +415,7 @@ absl::Status Trainer::State::Save() {
                          .model_digest = ModelDigest(recipe),
                          .tokenizer_digest = source->tokenizer_digest()};
   content.state = SavedState();
+  content.attachments = attachments;
   content.attachments[kTokenizerName] = tokenizer;
   PLAIT_ASSIGN_OR_RETURN(checkpoint, writer->Save(content));
   saved_step = step;

@@ -5,7 +5,8 @@
 //   RUN/tensorboard/       tensorboard_writer.h
 //   RUN/checkpoints/       step-00001000/ ...
 // A run that was stopped (or killed) at any step and resumed ends with the same bits as one that
-// was not.
+// was not. A run may start from the weights of another's checkpoint or of a converted one
+// (trainer.initial_checkpoint); what that carries beside the weights, its checkpoints carry on.
 #pragma once
 
 #include <atomic>
@@ -52,8 +53,9 @@ class Trainer {
   // Collective; failures are agreed on by all ranks (parallel/status_agreement.h).
   // recipe: resolved and valid. Opens the data, builds the model, and initialises it or loads the
   // checkpoint. FailedPrecondition where the folder holds a run and resume is off, where data or
-  // tokenizer are not those of the checkpoint, or where the checkpoint is past the recipe's last
-  // step; DataLoss for damaged data (prepared_manifest.h); errors of exit code 3 for checkpoints.
+  // tokenizer are not those of the checkpoint (of an initial one: the tokenizer), or where the
+  // checkpoint is past the recipe's last step; DataLoss for damaged data (prepared_manifest.h);
+  // errors of exit code 3 for checkpoints.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const recipe::v1::Recipe& recipe,
                                                          const TrainerOptions& options);
   ~Trainer();

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 
 #include "base/exit_code.h"
@@ -130,6 +131,84 @@ TEST_F(CheckpointTest, LoadsAPartWhenAskedTo) {
   state.tensors = {BlankOf(content.state).tensors[1]};
   ASSERT_OK(reader.Load(UnaskedTensors::kIgnore, state));
   ExpectSameBits("norm", state.tensors[0].shard, content.state.tensors[1].shard);
+}
+
+// Every value of 16 bits, and more than the pieces that are converted at once.
+Tensor EveryHalf(DType dtype, int64_t elements) {
+  Tensor tensor = Tensor::OnHost(dtype, {elements});
+  for (int64_t i = 0; i < elements; ++i) {
+    static_cast<uint16_t*>(tensor.raw())[i] = static_cast<uint16_t>(i + i / 65536);
+  }
+  return tensor;
+}
+
+TEST_F(CheckpointTest, NarrowWeightsAreWidenedExactlyWhereAsked) {
+  const int64_t elements = (int64_t{9} << 20) + 3;
+  CheckpointContent content = SmallContent(0);
+  content.state.tensors = {
+      {"bf16", EveryHalf(DType::kBf16, elements), ShardSpec::Whole({elements})},
+      {"f16", EveryHalf(DType::kF16, elements), ShardSpec::Whole({elements})},
+      {"f32", UniformTensor({1000}, 3, DType::kF32), ShardSpec::Whole({1000})}};
+  ASSERT_OK_AND_ASSIGN(const std::string saved, writer_.Save(content));
+  ASSERT_OK_AND_ASSIGN(const CheckpointReader reader, CheckpointReader::Open(saved));
+  for (const DType wide : {DType::kF32, DType::kF64}) {
+    for (const NamedTensor& stored : content.state.tensors) {
+      SCOPED_TRACE(stored.name + std::string(" to ") + Name(wide));
+      // Of the middle: not from the first element, nor to the last.
+      const int64_t size = stored.shard.num_elements(), begin = size / 7, end = size - 5;
+      NamedTensor wanted{stored.name, Tensor::OnHost(wide, {end - begin}), stored.spec};
+      wanted.spec.elements = {begin, end};
+      NamedState state;
+      state.tensors = {wanted};
+      if (stored.shard.dtype() != wide) {
+        EXPECT_THAT(reader.Load(UnaskedTensors::kIgnore, state),
+                    StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("expected f")));
+      }
+      ASSERT_OK(reader.Load(UnaskedTensors::kIgnore, state, StoredDTypes::kWiden));
+      int64_t different = 0;
+      for (int64_t i = 0; i < end - begin; ++i) {
+        const int64_t from = begin + i;
+        const float expected =
+            stored.shard.dtype() == DType::kBf16  ? float(stored.shard.data<BFloat16>()[from])
+            : stored.shard.dtype() == DType::kF16 ? float(stored.shard.data<Float16>()[from])
+                                                  : stored.shard.data<float>()[from];
+        const double found =
+            wide == DType::kF32 ? wanted.shard.data<float>()[i] : wanted.shard.data<double>()[i];
+        different += !(found == expected || (std::isnan(found) && std::isnan(expected)));
+      }
+      EXPECT_EQ(different, 0);
+    }
+  }
+}
+
+TEST_F(CheckpointTest, WideningTakesTheElementsOfABox) {
+  CheckpointContent content = SmallContent(0);
+  const Tensor values = UniformTensor({12 * 10}, 3, DType::kBf16);
+  content.state.tensors = {{"w", values, ShardSpec::Whole({12, 10})}};
+  ASSERT_OK_AND_ASSIGN(const std::string saved, writer_.Save(content));
+  ASSERT_OK_AND_ASSIGN(const CheckpointReader reader, CheckpointReader::Open(saved));
+  ShardSpec spec = ShardSpec::Whole({12, 10});
+  spec.dim0_ranges = {{1, 3}, {7, 9}};
+  spec.other_ranges = {{2, 5}};
+  spec.elements = {1, 11};  // of the box's 12
+  NamedState state;
+  state.tensors = {{"w", Tensor::OnHost(DType::kF32, {10}), spec}};
+  ASSERT_OK(reader.Load(UnaskedTensors::kIgnore, state, StoredDTypes::kWiden));
+  const int64_t rows[] = {1, 2, 7, 8};
+  for (int64_t i = 1; i < 11; ++i) {
+    const int64_t element = rows[i / 3] * 10 + 2 + i % 3;
+    EXPECT_EQ(state.tensors[0].shard.data<float>()[i - 1], float(values.data<BFloat16>()[element]));
+  }
+}
+
+TEST_F(CheckpointTest, NothingIsNarrowed) {
+  NamedState state = BlankOf(SmallContent(3).state);
+  state.tensors[1] = SmallTensor("parameters/model.norm.weight", {32}, 1, DType::kBf16);
+  ASSERT_OK_AND_ASSIGN(const std::string saved, writer_.Save(SmallContent(3)));
+  ASSERT_OK_AND_ASSIGN(const CheckpointReader reader, CheckpointReader::Open(saved));
+  EXPECT_THAT(reader.Load(UnaskedTensors::kRefuse, state, StoredDTypes::kWiden),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("parameters/model.norm.weight: expected bf16, found f32")));
 }
 
 TEST_F(CheckpointTest, RefusesTwoTensorsOfOneName) {

@@ -9,6 +9,7 @@
 
 #include "base/durable_file.h"
 #include "tests/support/command_line.h"
+#include "tests/support/converted_checkpoint.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_run.h"
 
@@ -59,6 +60,43 @@ TEST_F(TrainCommandTest, TrainsStopsResumesAndGenerates) {
   const CommandResult streamed =
       RunCommand({"generate", run_, "--prompt", "the cat", "--max-tokens", "9", "--seed", "4"});
   EXPECT_EQ(streamed.output, "the cat" + std::string(answer["text"]) + "\n");
+}
+
+TEST_F(TrainCommandTest, AConvertedCheckpointIsShownVerifiedAndContinuesAPrompt) {
+  const std::string tokenizer = *ReadWholeFile(data_.path() + "/tokenizer.model", 1 << 20);
+  const std::string converted =
+      WriteConverted(data_.File("converted"), TinyRecipe(data_.path()), DType::kBf16,
+                     {{"tokenizer.model", tokenizer}}, "tokenizer.model")
+          .folder;
+  EXPECT_EQ(RunCommand({"checkpoint", "verify", converted}).exit_code, 0);
+  const CommandResult shown = RunCommand({"checkpoint", "show", converted});
+  EXPECT_THAT(shown.output, HasSubstr("conversion.model_type = jamba\n"));
+  EXPECT_THAT(shown.output, HasSubstr("bf16 [300, 16] parameters/model.embed_tokens.weight"));
+  EXPECT_THAT(shown.output, HasSubstr("tokenizer.model, "));
+
+  std::vector<std::string> generate = {"generate", converted,      "--prompt", "the cat",
+                                       "--json",   "--max-tokens", "9",        "--greedy"};
+  const CommandResult drawn = RunCommand(generate);
+  ASSERT_EQ(drawn.exit_code, 0) << drawn.errors;
+  EXPECT_EQ(nlohmann::json::parse(drawn.output)["tokens"], 9);
+  EXPECT_FALSE(nlohmann::json::parse(drawn.output)["ended"]);
+
+  // Any of the ids that the model folder names ends the text: here all do.
+  nlohmann::json config = {{"model_type", "jamba"}, {"eos_token_id", nlohmann::json::array()}};
+  for (int id = 0; id < kTinyVocabulary; ++id) config["eos_token_id"].push_back(id);
+  generate[1] = WriteConverted(data_.File("ending"), TinyRecipe(data_.path()), DType::kBf16,
+                               {{"tokenizer.model", tokenizer}, {"config.json", config.dump()}},
+                               "tokenizer.model")
+                    .folder;
+  const CommandResult ended = RunCommand(generate);
+  EXPECT_EQ(nlohmann::json::parse(ended.output)["tokens"], 1);
+  EXPECT_TRUE(nlohmann::json::parse(ended.output)["ended"]);
+
+  generate[1] =
+      WriteConverted(data_.File("mute"), TinyRecipe(data_.path()), DType::kBf16, {}, "").folder;
+  const CommandResult mute = RunCommand(generate);
+  EXPECT_EQ(mute.exit_code, 3);
+  EXPECT_THAT(mute.errors, HasSubstr("has no file tokenizer.model"));
 }
 
 TEST_F(TrainCommandTest, BadInputIsOneLineAndItsExitCode) {
