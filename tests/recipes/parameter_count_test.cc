@@ -70,14 +70,14 @@ TEST(ParameterCountTest, TiedEmbeddingCountsOnceAndAsTheHead) {
   ASSERT_OK_AND_ASSIGN(const ParameterCount tied, CountParameters(model));
   model.set_tied_embeddings(false);
   ASSERT_OK_AND_ASSIGN(const ParameterCount untied, CountParameters(model));
-  EXPECT_EQ(untied.total - tied.total, 4096 * 192);
+  EXPECT_EQ(untied.total - tied.total, 4096 * 128);
   EXPECT_EQ(untied.matmul_active_per_token, tied.matmul_active_per_token);
 }
 
 TEST(ParameterCountTest, DemoIsSmall) {
   const ParameterCount count = Count("demo_pretrain");
-  EXPECT_GT(count.active_per_token - 4096 * 192, 2'000'000);
-  EXPECT_LT(count.active_per_token - 4096 * 192, 2'500'000);
+  EXPECT_GT(count.active_per_token - 4096 * 128, 900'000);
+  EXPECT_LT(count.active_per_token - 4096 * 128, 1'100'000);
 }
 
 TEST(ParameterCountTest, FlopsAreSixPerMatmulParameterAndHalfAttention) {
