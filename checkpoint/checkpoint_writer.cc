@@ -1,17 +1,13 @@
 #include "checkpoint/checkpoint_writer.h"
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <system_error>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
-#include "base/digest.h"
 #include "base/durable_file.h"
 #include "base/status_macros.h"
-#include "base/tensor.h"
+#include "checkpoint/checkpoint_assembly.h"
 #include "checkpoint/retention.h"
 #include "checkpoint/shard_file.h"
 #include "checkpoint/shard_overlap.h"
@@ -20,29 +16,6 @@
 
 namespace plait {
 namespace {
-
-// What a rank tells the others about its file: its bytes and its digest.
-constexpr int64_t kReportWords = 3;
-constexpr int64_t kDigestBytes = 16;
-
-// Collective: every rank's file, in rank order.
-absl::StatusOr<std::vector<CheckpointFile>> GatherFiles(Communicator& world,
-                                                        const CheckpointFile& file) {
-  Tensor own = Tensor::OnHost(DType::kI64, {kReportWords});
-  own.data<int64_t>()[0] = file.bytes;
-  const std::string digest = absl::HexStringToBytes(file.digest);
-  PLAIT_CHECK(digest.size() == kDigestBytes);
-  std::memcpy(own.data<int64_t>() + 1, digest.data(), kDigestBytes);
-  PLAIT_ASSIGN_OR_RETURN(const Tensor all, GatherOnHost(world, own));
-  std::vector<CheckpointFile> files;
-  for (int rank = 0; rank < world.size(); ++rank) {
-    const int64_t* words = all.data<int64_t>() + rank * kReportWords;
-    files.push_back({ShardFileName(rank), words[0],
-                     absl::BytesToHexString(absl::string_view(
-                         reinterpret_cast<const char*>(words + 1), kDigestBytes))});
-  }
-  return files;
-}
 
 // Collective: of all ranks' files together.
 absl::StatusOr<int64_t> NeededBytes(Communicator& world, const CheckpointContent& content) {
@@ -108,20 +81,6 @@ absl::Status CheckState(const NamedState& state) {
   return absl::OkStatus();
 }
 
-// Attachments are written as they are; what is on disk is compared too.
-absl::StatusOr<CheckpointFile> WriteAttachment(const std::string& folder, const std::string& name,
-                                               const std::string& bytes) {
-  const std::string path = absl::StrCat(folder, "/", name);
-  PLAIT_RETURN_IF_ERROR(WriteFileDurably(path, bytes));
-  const std::string digest = DigestOf(bytes.data(), bytes.size());
-  PLAIT_ASSIGN_OR_RETURN(const std::string found, DigestOfFile(path));
-  if (found != digest) {
-    return absl::DataLossError(
-        absl::StrCat(path, ": wrote content with digest ", digest, ", read ", found, " back"));
-  }
-  return CheckpointFile{name, static_cast<int64_t>(bytes.size()), digest};
-}
-
 }  // namespace
 
 absl::Status CheckpointWriter::RemoveLeftovers() {
@@ -137,32 +96,21 @@ absl::Status CheckpointWriter::MakeTemporary(const std::string& folder, int64_t 
 }
 
 absl::Status CheckpointWriter::WriteOwnFile(const std::string& folder,
-                                            const CheckpointContent& content,
-                                            CheckpointFile& file) {
+                                            const CheckpointContent& content) {
   PLAIT_RETURN_IF_ERROR(CheckState(content.state));
-  const std::string path = absl::StrCat(folder, "/", ShardFileName(world_.rank()));
-  PLAIT_RETURN_IF_ERROR(WriteShardFile(path, content.state));
-  PLAIT_ASSIGN_OR_RETURN(file.digest, DigestOfFile(path));
-  std::error_code error;
-  file.bytes = static_cast<int64_t>(std::filesystem::file_size(path, error));
-  return error ? SystemError(path, "cannot be measured", error.value()) : absl::OkStatus();
+  return WriteShardFile(absl::StrCat(folder, "/", ShardFileName(world_.rank())), content.state);
 }
 
 absl::Status CheckpointWriter::Publish(const std::string& temporary, const std::string& name,
                                        const CheckpointContent& content,
                                        std::vector<CheckpointFile> files) {
-  for (const auto& [attachment, bytes] : content.attachments) {
-    PLAIT_ASSIGN_OR_RETURN(CheckpointFile file, WriteAttachment(temporary, attachment, bytes));
-    files.push_back(std::move(file));
-  }
-  const std::string text = CheckpointManifestText({.description = content.description,
-                                                   .ranks = world_.size(),
-                                                   .integers = content.state.integers,
-                                                   .texts = content.state.texts,
-                                                   .files = std::move(files)});
-  const std::string manifest = absl::StrCat(temporary, "/", kCheckpointManifestName);
-  PLAIT_RETURN_IF_ERROR(WriteFileDurably(manifest, text));
-  PLAIT_RETURN_IF_ERROR(SyncFolder(temporary));
+  PLAIT_RETURN_IF_ERROR(CompleteCheckpoint(temporary,
+                                           {.description = content.description,
+                                            .ranks = world_.size(),
+                                            .integers = content.state.integers,
+                                            .texts = content.state.texts,
+                                            .files = std::move(files)},
+                                           content.attachments));
   const std::string folder = absl::StrCat(checkpoints_folder_, "/", name);
   std::error_code ignored;
   if (std::filesystem::exists(folder, ignored)) {
@@ -191,9 +139,8 @@ absl::Status CheckpointWriter::SaveAs(const std::string& name, const std::string
   PLAIT_ASSIGN_OR_RETURN(const int64_t needed_bytes, NeededBytes(world_, content));
   PLAIT_RETURN_IF_ERROR(
       AgreeOnStatus(world_, is_first ? MakeTemporary(temporary, needed_bytes) : absl::OkStatus()));
-  CheckpointFile file;
-  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world_, WriteOwnFile(temporary, content, file)));
-  PLAIT_ASSIGN_OR_RETURN(std::vector<CheckpointFile> files, GatherFiles(world_, file));
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world_, WriteOwnFile(temporary, content)));
+  PLAIT_ASSIGN_OR_RETURN(std::vector<CheckpointFile> files, CollectRankFiles(world_, temporary));
   // Others must not go on before the checkpoint has its name.
   return AgreeOnStatus(
       world_, is_first ? Publish(temporary, name, content, std::move(files)) : absl::OkStatus());

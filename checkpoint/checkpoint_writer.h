@@ -47,8 +47,7 @@ class CheckpointWriter {
   absl::Status SaveAs(const std::string& name, const std::string& temporary,
                       const CheckpointContent& content);
   absl::Status MakeTemporary(const std::string& folder, int64_t needed_bytes);
-  absl::Status WriteOwnFile(const std::string& folder, const CheckpointContent& content,
-                            CheckpointFile& file);
+  absl::Status WriteOwnFile(const std::string& folder, const CheckpointContent& content);
   absl::Status Publish(const std::string& temporary, const std::string& name,
                        const CheckpointContent& content, std::vector<CheckpointFile> files);
 

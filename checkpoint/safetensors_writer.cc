@@ -61,8 +61,6 @@ absl::Status SafetensorsWriter::Write(int64_t begin, const void* data, int64_t s
     if (written < 0) return SystemError(path_, "cannot be written", errno);
     done += written;
   }
-  // The device works while the next piece is made. An error shows when the file is synced.
-  ::sync_file_range(descriptor_, first, size, SYNC_FILE_RANGE_WRITE);
   return absl::OkStatus();
 }
 

@@ -51,20 +51,6 @@ absl::StatusOr<std::vector<int64_t>> GetList(const Hdf5File& file, const std::st
   return values;
 }
 
-absl::Status WriteTensor(Hdf5File& file, const NamedTensor& tensor, const std::string& digest) {
-  const ShardSpec& spec = tensor.spec;
-  const auto sizes = spec.logical_shape.sizes();
-  PLAIT_RETURN_IF_ERROR(file.WriteDataset(tensor.name, Hdf5TypeFor(tensor.shard.dtype()),
-                                          tensor.shard.num_elements(), tensor.shard.raw(),
-                                          Hdf5Layout::kChunkedWithChecksum));
-  PLAIT_RETURN_IF_ERROR(SetList(file, tensor.name, "logical_shape",
-                                std::vector<int64_t>(sizes.begin(), sizes.end())));
-  PLAIT_RETURN_IF_ERROR(SetList(file, tensor.name, "dim0_ranges", Flattened(spec.dim0_ranges)));
-  PLAIT_RETURN_IF_ERROR(SetList(file, tensor.name, "other_ranges", Flattened(spec.other_ranges)));
-  PLAIT_RETURN_IF_ERROR(SetList(file, tensor.name, "elements", Flattened({spec.elements})));
-  return file.SetAttribute(tensor.name, "digest", std::string_view(digest));
-}
-
 // What the file gives back is what memory held.
 absl::Status CompareWithMemory(const std::string& path,
                                const std::map<std::string, std::string>& digests) {
@@ -148,18 +134,50 @@ NamedTensor PartToSave(const NamedTensor& tensor) {
   return part;
 }
 
-absl::Status WriteShardFile(const std::string& path, const NamedState& state) {
+absl::StatusOr<ShardFileWriter> ShardFileWriter::Create(const std::string& path,
+                                                        Hdf5Layout layout) {
   PLAIT_ASSIGN_OR_RETURN(Hdf5File file, Hdf5File::Create(path));
   PLAIT_RETURN_IF_ERROR(file.SetAttribute("/", kFormatAttribute, kFormatVersion));
+  return ShardFileWriter(std::move(file), layout);
+}
+
+absl::Status ShardFileWriter::BeginTensor(const std::string& name, DType dtype,
+                                          const ShardSpec& spec) {
+  const auto sizes = spec.logical_shape.sizes();
+  PLAIT_RETURN_IF_ERROR(file_.CreateDataset(name, Hdf5TypeFor(dtype),
+                                            spec.elements.end - spec.elements.begin, layout_));
+  PLAIT_RETURN_IF_ERROR(
+      SetList(file_, name, "logical_shape", std::vector<int64_t>(sizes.begin(), sizes.end())));
+  PLAIT_RETURN_IF_ERROR(SetList(file_, name, "dim0_ranges", Flattened(spec.dim0_ranges)));
+  PLAIT_RETURN_IF_ERROR(SetList(file_, name, "other_ranges", Flattened(spec.other_ranges)));
+  return SetList(file_, name, "elements", Flattened({spec.elements}));
+}
+
+absl::Status ShardFileWriter::WriteRange(const std::string& name, DType dtype, int64_t begin,
+                                         int64_t count, const void* data) {
+  return file_.WriteRange(name, Hdf5TypeFor(dtype), begin, count, data);
+}
+
+absl::Status ShardFileWriter::EndTensor(const std::string& name, const std::string& digest) {
+  return file_.SetAttribute(name, "digest", std::string_view(digest));
+}
+
+absl::Status WriteShardFile(const std::string& path, const NamedState& state) {
+  PLAIT_ASSIGN_OR_RETURN(ShardFileWriter writer,
+                         ShardFileWriter::Create(path, Hdf5Layout::kChunkedWithChecksum));
   std::map<std::string, std::string> digests;
   for (const NamedTensor& tensor : state.tensors) {
     const NamedTensor part = PartToSave(tensor);
     if (part.shard.num_elements() == 0) continue;
     const std::string digest = DigestOf(part.shard.raw(), part.shard.bytes());
-    PLAIT_RETURN_IF_ERROR(WriteTensor(file, part, digest));
+    const DType dtype = part.shard.dtype();
+    PLAIT_RETURN_IF_ERROR(writer.BeginTensor(part.name, dtype, part.spec));
+    PLAIT_RETURN_IF_ERROR(
+        writer.WriteRange(part.name, dtype, 0, part.shard.num_elements(), part.shard.raw()));
+    PLAIT_RETURN_IF_ERROR(writer.EndTensor(part.name, digest));
     digests[part.name] = digest;
   }
-  PLAIT_RETURN_IF_ERROR(file.Close());
+  PLAIT_RETURN_IF_ERROR(writer.Close());
   PLAIT_RETURN_IF_ERROR(SyncFile(path));
   return CompareWithMemory(path, digests);
 }

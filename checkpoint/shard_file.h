@@ -2,11 +2,13 @@
 // the tensor, with Fletcher32 sums. Attributes of a dataset: logical_shape, dim0_ranges and
 // other_ranges (begin, end, ...), elements (begin, end) as in ShardSpec, and digest, XXH3-128 of
 // the shard's bytes in memory before they were written. Ranks that hold the same shard each store a
-// part of its elements, so that every element is stored once. Empty shards are left out.
+// part of its elements, so that every element is stored once. Empty shards are left out. Files of
+// converted checkpoints are without Fletcher32 sums, see docs/decisions/0003.
 #pragma once
 
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -36,6 +38,29 @@ bool IsWidening(DType from, DType to);
 
 // What this rank saves of the tensor: its even part of what its replicas hold.
 NamedTensor PartToSave(const NamedTensor& tensor);
+
+// Writes such a file in pieces. After a failed call no other one is valid.
+class ShardFileWriter {
+ public:
+  // A new file; errors of Hdf5File.
+  static absl::StatusOr<ShardFileWriter> Create(const std::string& path, Hdf5Layout layout);
+
+  // A shard of at least one element.
+  absl::Status BeginTensor(const std::string& name, DType dtype, const ShardSpec& spec);
+  // Elements [begin, begin + count) of the shard.
+  absl::Status WriteRange(const std::string& name, DType dtype, int64_t begin, int64_t count,
+                          const void* data);
+  absl::Status EndTensor(const std::string& name, const std::string& digest);
+  // Writes out everything; the file still has to be synced.
+  absl::Status Close() { return file_.Close(); }
+
+ private:
+  explicit ShardFileWriter(Hdf5File file, Hdf5Layout layout)
+      : file_(std::move(file)), layout_(layout) {}
+
+  Hdf5File file_;
+  Hdf5Layout layout_;
+};
 
 // Writes this rank's parts of the tensors of `state`, syncs the file, reads it back and compares
 // every shard with memory. Errors as Hdf5File's; DataLoss where the disk gave back other bytes than

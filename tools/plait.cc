@@ -12,8 +12,8 @@ namespace plait {
 namespace {
 
 constexpr void (*kCommands[])(CLI::App&, Action&) = {
-    AddPrepareCommand, AddTrainCommand, AddGenerateCommand, AddCheckpointCommand,
-    AddRecipeCommand,  AddBenchCommand, AddDoctorCommand,
+    AddPrepareCommand, AddTrainCommand,  AddGenerateCommand, AddCheckpointCommand,
+    AddConvertCommand, AddRecipeCommand, AddBenchCommand,    AddDoctorCommand,
 };
 
 void PrintError(const std::string& message) {

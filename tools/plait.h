@@ -18,6 +18,7 @@ using Action = std::function<absl::Status()>;
 // Each adds its subcommand with its options to `plait`; choosing it sets `action`.
 void AddBenchCommand(CLI::App& plait, Action& action);
 void AddCheckpointCommand(CLI::App& plait, Action& action);
+void AddConvertCommand(CLI::App& plait, Action& action);
 void AddDoctorCommand(CLI::App& plait, Action& action);
 void AddGenerateCommand(CLI::App& plait, Action& action);
 void AddPrepareCommand(CLI::App& plait, Action& action);

@@ -1,0 +1,63 @@
+#include "checkpoint/pending_folder.h"
+
+#include <filesystem>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "base/durable_file.h"
+#include "base/status_macros.h"
+
+namespace plait {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Of `target`, with a name in the folder that holds it.
+fs::path Beside(const std::string& target, const std::string& prefix) {
+  fs::path path(target);
+  if (!path.has_filename()) path = path.parent_path();  // "folder/"
+  return path.parent_path() / absl::StrCat(prefix, path.filename().string());
+}
+
+absl::Status RemoveAll(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  return error ? SystemError(path.string(), "cannot be removed", error.value()) : absl::OkStatus();
+}
+
+}  // namespace
+
+std::string PendingFolderOf(const std::string& target) { return Beside(target, "tmp.").string(); }
+
+absl::Status BeginFolder(const std::string& target, int64_t needed_bytes) {
+  const std::string folder = PendingFolderOf(target);
+  PLAIT_RETURN_IF_ERROR(RemoveAll(folder));
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) return SystemError(folder, "cannot be made", error.value());
+  const fs::space_info space = fs::space(folder, error);
+  if (error || space.available >= static_cast<uint64_t>(needed_bytes)) return absl::OkStatus();
+  DiscardFolder(target);
+  return absl::ResourceExhaustedError(absl::StrCat(
+      target, ": needs ", needed_bytes, " bytes, the disk has ", space.available, " free"));
+}
+
+absl::Status PublishFolder(const std::string& target) {
+  const std::string folder = PendingFolderOf(target);
+  PLAIT_RETURN_IF_ERROR(SyncFolder(folder));
+  std::error_code ignored;
+  const fs::path trash = Beside(target, "tmp.trash.");
+  if (fs::exists(target, ignored)) {
+    PLAIT_RETURN_IF_ERROR(RemoveAll(trash));
+    PLAIT_RETURN_IF_ERROR(RenameDurably(target, trash.string()));
+  }
+  PLAIT_RETURN_IF_ERROR(RenameDurably(folder, target));
+  return RemoveAll(trash);
+}
+
+void DiscardFolder(const std::string& target) {
+  std::error_code ignored;
+  std::filesystem::remove_all(PendingFolderOf(target), ignored);
+}
+
+}  // namespace plait

@@ -1,0 +1,116 @@
+#include "checkpoint/safetensors_transfer.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/durable_file.h"
+#include "base/status_macros.h"
+
+namespace plait {
+
+std::vector<SourceTensor> SafetensorsReader::Sources(const SafetensorsFolder& folder) {
+  std::vector<SourceTensor> sources;
+  for (const SafetensorsFolder::Entry& entry : folder.tensors()) {
+    sources.push_back({entry.tensor->name, entry.tensor->dtype, entry.tensor->shape});
+  }
+  return sources;
+}
+
+absl::StatusOr<std::shared_ptr<const void>> SafetensorsReader::Read(size_t source, int64_t begin,
+                                                                    int64_t count) {
+  const SafetensorsFolder::Entry& entry = folder_.tensors()[source];
+  const SafetensorsFile* file = entry.file;
+  const int64_t bits = BitsOf(entry.tensor->dtype);
+  const int64_t first = entry.tensor->begin + begin * bits / 8, bytes = count * bits / 8;
+  file->Prefetch(first, 2 * bytes);  // and what is asked for next
+  const char* data = file->Data(first, bytes);
+  if (reinterpret_cast<uintptr_t>(data) % 8 == 0) {
+    return std::shared_ptr<const void>(
+        data, [file, first, bytes](const char*) { file->Release(first, bytes); });
+  }
+  // A file by another writer, whose tensors may lie at any byte.
+  auto aligned = std::make_shared<std::vector<char>>(data, data + bytes);
+  file->Release(first, bytes);
+  return std::shared_ptr<const void>(aligned, aligned->data());
+}
+
+SafetensorsLayout SafetensorsLayout::For(const TensorPlan& plan, int64_t max_file_bytes) {
+  SafetensorsLayout layout;
+  std::vector<std::vector<SafetensorsTensor>> files(1);
+  int64_t bytes_in_file = 0;
+  for (const PlannedTensor& target : plan.targets) {
+    const int64_t bytes = target.shape.num_elements() * static_cast<int64_t>(SizeOf(target.dtype));
+    if (!files.back().empty() && bytes_in_file + bytes > max_file_bytes) {
+      files.emplace_back();
+      bytes_in_file = 0;
+    }
+    bytes_in_file += bytes;
+    layout.total_bytes += bytes;
+    layout.file_of_target.push_back(files.size() - 1);
+    const auto sizes = target.shape.sizes();
+    files.back().push_back(
+        {target.name, SafetensorsDTypeFor(target.dtype), {sizes.begin(), sizes.end()}});
+  }
+  std::map<std::string, int64_t> begin_of_name;
+  for (size_t i = 0; i < files.size(); ++i) {
+    layout.files.push_back({SafetensorsShardName(i, files.size()),
+                            MakeSafetensorsHeader(std::move(files[i]), {{"format", "pt"}})});
+    for (const SafetensorsTensor& tensor : layout.files.back().header.tensors) {
+      begin_of_name[tensor.name] = tensor.begin;
+    }
+  }
+  for (const PlannedTensor& target : plan.targets) {
+    layout.begin_of_target.push_back(begin_of_name.at(target.name));
+  }
+  return layout;
+}
+
+int64_t SafetensorsLayout::file_bytes() const {
+  int64_t bytes = total_bytes;
+  for (const File& file : files) {
+    // A tensor's line in the index is shorter than its entry in a header.
+    bytes += (files.size() == 1 ? 1 : 2) * file.header.data_offset;
+  }
+  return bytes;
+}
+
+absl::Status SafetensorsLayout::CreateFiles(const std::string& folder) const {
+  SafetensorsIndex index{.file_of_tensor = {}, .total_bytes = total_bytes};
+  for (const File& file : files) {
+    PLAIT_RETURN_IF_ERROR(
+        SafetensorsWriter::Create(absl::StrCat(folder, "/", file.name), file.header));
+    for (const SafetensorsTensor& tensor : file.header.tensors) {
+      index.file_of_tensor[tensor.name] = file.name;
+    }
+  }
+  if (files.size() == 1) return absl::OkStatus();
+  return WriteFileDurably(absl::StrCat(folder, "/", kSafetensorsIndexName),
+                          SafetensorsIndexText(index));
+}
+
+absl::Status SafetensorsFolderWriter::Write(size_t target, int64_t begin, int64_t count,
+                                            const void* data) {
+  const size_t file = layout_.file_of_target[target];
+  auto open = open_.find(file);
+  if (open == open_.end()) {
+    const SafetensorsLayout::File& description = layout_.files[file];
+    const std::string path = absl::StrCat(folder_, "/", description.name);
+    PLAIT_ASSIGN_OR_RETURN(SafetensorsWriter writer,
+                           SafetensorsWriter::Open(path, description.header));
+    PLAIT_ASSIGN_OR_RETURN(EarlyWriteback writeback, EarlyWriteback::Of(path));
+    open = open_.emplace(file, OpenFile{std::move(writer), std::move(writeback)}).first;
+  }
+  const int64_t width = static_cast<int64_t>(SizeOf(plan_.targets[target].dtype));
+  PLAIT_RETURN_IF_ERROR(open->second.writer.Write(layout_.begin_of_target[target] + begin * width,
+                                                  data, count * width));
+  open->second.writeback.Wrote(count * width);
+  return absl::OkStatus();
+}
+
+absl::Status SafetensorsFolderWriter::Finish() {
+  for (auto& [file, open] : open_) PLAIT_RETURN_IF_ERROR(open.writer.Finish());
+  open_.clear();
+  return absl::OkStatus();
+}
+
+}  // namespace plait
