@@ -5,7 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "recipes/json_fields.h"
+#include "recipes/config_fields.h"
 #include "recipes/layer_pattern.h"
 #include "recipes/recipe_defaults.h"
 #include "recipes/recipe_validation.h"
@@ -87,7 +87,7 @@ constexpr const char* kIgnoredOfJamba[] = {"calc_logits_for_entire_prompt",
 constexpr const char* kIgnoredOfLlama[] = {"pretraining_tp"};
 
 // What would change the mathematics of either family.
-void RefuseUnsupported(JsonFields& fields) {
+void RefuseUnsupported(ConfigFields& fields) {
   const std::string activation = fields.String("hidden_act", "silu");
   if (activation != "silu" && activation != "swish") {
     fields.Refuse("hidden_act", "is not supported; only silu is");
@@ -107,7 +107,7 @@ void RefuseUnsupported(JsonFields& fields) {
 }
 
 // model_type and architectures.
-absl::StatusOr<Model::Family> FamilyOf(JsonFields& fields) {
+absl::StatusOr<Model::Family> FamilyOf(ConfigFields& fields) {
   const std::string type = fields.String("model_type", "");
   const bool is_jamba = type == "jamba";
   if (!is_jamba && type != "llama") {
@@ -130,7 +130,7 @@ constexpr Defaults kLlama = {32000, 4096, 11008, 32, 32};
 
 // What both families have. num_key_value_heads: absent means `kv_heads` (0: as many as heads), null
 // always as many as heads.
-void ReadShared(JsonFields& fields, const Defaults& defaults, int64_t kv_heads, Model& model) {
+void ReadShared(ConfigFields& fields, const Defaults& defaults, int64_t kv_heads, Model& model) {
   model.set_vocabulary(fields.Integer("vocab_size", defaults.vocabulary, 2));
   model.set_model_dim(fields.Integer("hidden_size", defaults.model_dim, 1));
   model.set_hidden_dim(fields.Integer("intermediate_size", defaults.hidden_dim, 1));
@@ -150,8 +150,8 @@ void ReadShared(JsonFields& fields, const Defaults& defaults, int64_t kv_heads, 
 }
 
 // Period and offset of one kind of layer.
-std::pair<int64_t, int64_t> ReadPeriod(JsonFields& fields, const std::string& kind, int64_t period,
-                                       int64_t offset) {
+std::pair<int64_t, int64_t> ReadPeriod(ConfigFields& fields, const std::string& kind,
+                                       int64_t period, int64_t offset) {
   period = fields.Integer(kind + "_layer_period", period, 1);
   offset = fields.Integer(kind + "_layer_offset", offset, 0);
   if (offset >= period) {
@@ -166,7 +166,7 @@ bool Hits(const std::pair<int64_t, int64_t>& period_and_offset, int64_t layers) 
   return period_and_offset.second < layers;
 }
 
-void ReadMamba(JsonFields& fields, int64_t model_dim, recipe::v1::Mamba& mamba) {
+void ReadMamba(ConfigFields& fields, int64_t model_dim, recipe::v1::Mamba& mamba) {
   mamba.set_mixer(Model::MAMBA_1);
   mamba.set_state_dim(fields.Integer("mamba_d_state", 16, 1));
   mamba.set_conv_width(fields.Integer("mamba_d_conv", 4, 1));
@@ -183,7 +183,7 @@ void ReadMamba(JsonFields& fields, int64_t model_dim, recipe::v1::Mamba& mamba) 
 }
 
 // Both names of the number of experts.
-int64_t ReadExpertCount(JsonFields& fields) {
+int64_t ReadExpertCount(ConfigFields& fields) {
   const int64_t experts = fields.Integer("num_experts", 16, 1);
   if (!fields.Has("num_local_experts")) {
     fields.Ignore("num_local_experts");
@@ -197,7 +197,7 @@ int64_t ReadExpertCount(JsonFields& fields) {
   return alias;
 }
 
-void ReadJamba(JsonFields& fields, Model& model) {
+void ReadJamba(ConfigFields& fields, Model& model) {
   ReadShared(fields, kJamba, /*kv_heads=*/8, model);
   const auto attention = ReadPeriod(fields, "attn", 8, 4);
   const auto experts = ReadPeriod(fields, "expert", 2, 1);
@@ -238,8 +238,8 @@ void ReadJamba(JsonFields& fields, Model& model) {
 
 // One of rope_parameters and rope_scaling: the default rotary embedding and nothing else. Sets
 // theta where it is given.
-void ReadRotary(JsonFields& fields, const std::string& field, std::optional<double>& theta) {
-  JsonFields rope = fields.Object(field);
+void ReadRotary(ConfigFields& fields, const std::string& field, std::optional<double>& theta) {
+  ConfigFields rope = fields.Object(field);
   for (const char* type : {"rope_type", "type"}) {
     if (rope.String(type, "default") != "default") {
       rope.Refuse(type, "is not supported; only default is");
@@ -262,7 +262,7 @@ void ReadRotary(JsonFields& fields, const std::string& field, std::optional<doub
   }
 }
 
-void ReadLlama(JsonFields& fields, Model& model) {
+void ReadLlama(ConfigFields& fields, Model& model) {
   ReadShared(fields, kLlama, /*kv_heads=*/0, model);
   recipe::v1::Attention& attention = *model.mutable_attention();
   const auto head_dim = fields.OptionalInteger("head_dim", 1);
@@ -288,9 +288,10 @@ void ReadLlama(JsonFields& fields, Model& model) {
 
 // layers_block_type is a property of the class; where a file has it, it must say what the periods
 // say.
-void CheckLayerTypes(const Model& model, JsonFields& fields) {
+void CheckLayerTypes(const Model& model, ConfigFields& fields) {
   const auto layers = LayersOf(model);
   for (const char* field : {"layers_block_type", "layer_types"}) {
+    fields.Ignore(field);
     if (!fields.Has(field) || !layers.ok()) continue;
     const std::vector<std::string> types = fields.Strings(field);
     bool agrees = types.size() == layers->size();
@@ -308,7 +309,7 @@ void CheckLayerTypes(const Model& model, JsonFields& fields) {
 absl::StatusOr<Model> ModelFromHuggingFaceConfig(std::string_view json, std::string_view name,
                                                  std::vector<std::string>* warnings) {
   const std::string where(name);
-  PLAIT_ASSIGN_OR_RETURN(JsonFields fields, JsonFields::Parse(std::string(json), where));
+  PLAIT_ASSIGN_OR_RETURN(ConfigFields fields, ConfigFields::Parse(std::string(json), where));
   Model model;
   PLAIT_ASSIGN_OR_RETURN(const Model::Family family, FamilyOf(fields));
   model.set_family(family);
@@ -343,11 +344,11 @@ absl::StatusOr<HuggingFaceTokenIds> TokenIdsFromHuggingFace(std::string_view con
                                                             std::string_view generation_json,
                                                             std::string_view name) {
   const std::string where(name);
-  PLAIT_ASSIGN_OR_RETURN(JsonFields config, JsonFields::Parse(std::string(config_json), where));
+  PLAIT_ASSIGN_OR_RETURN(ConfigFields config, ConfigFields::Parse(std::string(config_json), where));
   const bool is_jamba = config.IsString("model_type", "jamba");
   HuggingFaceTokenIds ids{.bos = 1, .eos = {2}, .pad = std::nullopt};
   if (is_jamba) ids.pad = 0;
-  const auto read = [&ids](JsonFields& fields) {
+  const auto read = [&ids](ConfigFields& fields) {
     if (fields.Contains("bos_token_id")) ids.bos = fields.OptionalInteger("bos_token_id", 0);
     if (fields.Contains("eos_token_id")) ids.eos = fields.Integers("eos_token_id", 0);
     // Older files of Llama have -1 for none.
@@ -358,8 +359,8 @@ absl::StatusOr<HuggingFaceTokenIds> TokenIdsFromHuggingFace(std::string_view con
   PLAIT_RETURN_IF_ERROR(read(config));
   if (generation_json.empty()) return ids;
   PLAIT_ASSIGN_OR_RETURN(
-      JsonFields generation,
-      JsonFields::Parse(std::string(generation_json), absl::StrCat(where, " (generation)")));
+      ConfigFields generation,
+      ConfigFields::Parse(std::string(generation_json), absl::StrCat(where, " (generation)")));
   PLAIT_RETURN_IF_ERROR(read(generation));
   return ids;
 }

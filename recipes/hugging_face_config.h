@@ -58,7 +58,7 @@ struct HuggingFaceConfigOptions {
 // both spellings. What only training knows (activation loss, z loss, initialisation of dt) is left
 // out. FailedPrecondition where no config can say what the model is: layers that no period and
 // offset describe, rotary embedding in Jamba, heads of another width there. InvalidArgument where
-// the source is not readable or of another family.
+// the model is not valid, or the source not readable or of another family.
 absl::StatusOr<std::string> HuggingFaceConfigText(const recipe::v1::Model& model,
                                                   const HuggingFaceConfigOptions& options);
 

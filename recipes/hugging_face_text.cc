@@ -6,11 +6,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "recipes/config_fields.h"
 #include "recipes/hugging_face_config.h"
-#include "recipes/json_fields.h"
 #include "recipes/layer_pattern.h"
 #include "recipes/recipe_defaults.h"
 #include "recipes/recipe_digest.h"
+#include "recipes/recipe_validation.h"
 #include "recipes/schema/recipe.pb.h"
 
 namespace plait {
@@ -55,7 +56,7 @@ Json Copied(const simdjson::dom::element& value) {
 absl::StatusOr<Json> ParseSource(const std::string& text, const std::string& name) {
   if (text.empty()) return Json::object();
   // Its rules first: one object, no name twice, not too deep.
-  PLAIT_RETURN_IF_ERROR(JsonFields::Parse(text, name).status());
+  PLAIT_RETURN_IF_ERROR(ConfigFields::Parse(text, name).status());
   simdjson::dom::parser parser;
   simdjson::dom::element root;
   if (parser.parse(text).get(root) != simdjson::SUCCESS) {
@@ -229,6 +230,10 @@ std::string Sayable(Model model) {
 absl::StatusOr<std::string> HuggingFaceConfigText(const Model& unresolved,
                                                   const HuggingFaceConfigOptions& options) {
   const Model model = ResolvedModel(unresolved);
+  recipe::v1::Recipe recipe;
+  recipe.set_schema_version(1);
+  *recipe.mutable_model() = model;
+  PLAIT_RETURN_IF_ERROR(ValidateRecipe(recipe, /*world_size=*/1, RecipeUse::kModelOnly));
   const bool is_jamba = model.family() == Model::JAMBA;
   PLAIT_ASSIGN_OR_RETURN(Json json, ParseSource(options.source, kSourceName));
   std::vector<LayerKind> of_source;

@@ -22,6 +22,7 @@ namespace {
 struct Options {
   std::string path;
   bool json = false;
+  bool recipe = false;  // of show
 };
 
 void Print(const nlohmann::ordered_json& answer) { std::printf("%s\n", answer.dump().c_str()); }
@@ -160,11 +161,15 @@ absl::Status Show(const Options& options) {
   absl::StatusOr<CheckpointReader> reader = OpenCheckpointOrRun(options.path, &rejected);
   WarnOfRejected(rejected);
   PLAIT_RETURN_IF_ERROR(reader.status());
+  const CheckpointDescription& description = reader->description();
+  if (options.recipe) {
+    std::printf("%s", description.recipe_text.c_str());
+    return absl::OkStatus();
+  }
   if (options.json) {
     Print(Describe(*reader));
     return absl::OkStatus();
   }
-  const CheckpointDescription& description = reader->description();
   const auto or_none = [](const std::string& digest) {
     return digest.empty() ? "none" : digest.c_str();
   };
@@ -189,6 +194,11 @@ void AddVerb(CLI::App& command, const std::string& name, const std::string& desc
   CLI::App* verb = command.add_subcommand(name, description);
   verb->add_option("path", options->path, "A checkpoint, or the folder of a run")->required();
   verb->add_flag("--json", options->json, "Answers with one JSON object");
+  if (name == "show") {
+    verb->add_flag("--recipe", options->recipe,
+                   "Prints its recipe and nothing else: to train from it, put stages below")
+        ->excludes("--json");
+  }
   verb->footer("Example: plait checkpoint " + name + " runs/demo/run");
   verb->callback([options, run, &action] { action = [options, run] { return run(*options); }; });
 }

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/random.h"
-#include "recipes/json_fields.h"
+#include "recipes/config_fields.h"
 #include "recipes/layer_pattern.h"
 #include "recipes/parameter_count.h"
 #include "recipes/recipe_defaults.h"
@@ -175,11 +175,11 @@ TEST(HuggingFaceConfigTest, SpellingsThatMeanTheSameGiveTheSame) {
         R"({"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}})",
         R"({"rope_scaling": {"type": "default"}, "rope_theta": 1e4})",
         R"({"attention_bias": false, "mlp_bias": false, "attention_dropout": 0.0})",
-        R"({"layer_types": null, "pad_token_id": -1})"}) {
+        R"({"pad_token_id": -1})"}) {
     EXPECT_EQ(Read(With(kLlama7b, change)).DebugString(), llama) << change;
   }
   // merge_patch removes what is null: these are null in the file.
-  const std::string head = R"({"model_type": "llama", "rms_norm_eps": 1e-5, )";
+  const std::string head = R"({"model_type": "llama", "rms_norm_eps": 1e-5, "layer_types": null, )";
   EXPECT_EQ(Read(head + R"("num_key_value_heads": null, "rope_scaling": null, "head_dim": null})")
                 .DebugString(),
             llama);
@@ -307,7 +307,7 @@ TEST(HuggingFaceConfigTest, TextThatIsNoStrictJsonIsRefused) {
               HasSubstr("config.json: has hidden_size twice; remove one"));
   EXPECT_THAT(message(R"({"model_type": "jamba", "x": [{"a\n": 1, "a\n": 1}]})"),
               HasSubstr("has a\\n twice"));
-  EXPECT_THAT(message(std::string(kMaxJsonBytes + 1, ' ')), HasSubstr("expected at most"));
+  EXPECT_THAT(message(std::string(kMaxConfigBytes + 1, ' ')), HasSubstr("expected at most"));
 }
 
 TEST(HuggingFaceConfigTest, NestingIsBounded) {
@@ -315,8 +315,8 @@ TEST(HuggingFaceConfigTest, NestingIsBounded) {
     return R"({"model_type": "jamba", "x": )" + std::string(static_cast<size_t>(depth), '[') +
            std::string(static_cast<size_t>(depth), ']') + "}";
   };
-  EXPECT_OK(ModelFromHuggingFaceConfig(nested(kMaxJsonNesting - 2), "config.json"));
-  EXPECT_THAT(ModelFromHuggingFaceConfig(nested(kMaxJsonNesting + 1), "config.json"),
+  EXPECT_OK(ModelFromHuggingFaceConfig(nested(kMaxConfigNesting - 2), "config.json"));
+  EXPECT_THAT(ModelFromHuggingFaceConfig(nested(kMaxConfigNesting + 1), "config.json"),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("is not JSON")));
   EXPECT_THAT(ModelFromHuggingFaceConfig(nested(400000), "config.json"),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("is not JSON")));
@@ -442,6 +442,8 @@ TEST(HuggingFaceConfigTest, WhatNoConfigCanSayIsRefused) {
   refused(model, "recipe model.attention.heads = 24 does not divide");
   EXPECT_THAT(HuggingFaceConfigText(LibraryModel("llama_2_7b"), {.source = kJambaMini}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("is of JAMBA")));
+  EXPECT_THAT(HuggingFaceConfigText(Model(), {}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("recipe model.family")));
   EXPECT_THAT(HuggingFaceConfigText(LibraryModel("llama_2_7b"), {.dtype = "int8"}),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("dtype 'int8'")));
 }

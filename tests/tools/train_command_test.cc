@@ -10,6 +10,7 @@
 #include "base/durable_file.h"
 #include "tests/support/command_line.h"
 #include "tests/support/converted_checkpoint.h"
+#include "tests/support/status_matchers.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_run.h"
 
@@ -73,6 +74,12 @@ TEST_F(TrainCommandTest, AConvertedCheckpointIsShownVerifiedAndContinuesAPrompt)
   EXPECT_THAT(shown.output, HasSubstr("conversion.model_type = jamba\n"));
   EXPECT_THAT(shown.output, HasSubstr("bf16 [300, 16] parameters/model.embed_tokens.weight"));
   EXPECT_THAT(shown.output, HasSubstr("tokenizer.model, "));
+
+  // What a recipe that trains from it begins with.
+  const CommandResult own = RunCommand({"checkpoint", "show", converted, "--recipe"});
+  ASSERT_OK_AND_ASSIGN(const auto model_only, ParseRecipe(own.output, "shown"));
+  EXPECT_EQ(model_only.model().hidden_dim(), 24);
+  EXPECT_FALSE(model_only.has_data());
 
   std::vector<std::string> generate = {"generate", converted,      "--prompt", "the cat",
                                        "--json",   "--max-tokens", "9",        "--greedy"};

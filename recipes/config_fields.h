@@ -1,5 +1,5 @@
 // The fields of one JSON object, each read by name and type. The text is strict JSON in UTF-8 of at
-// most kMaxJsonBytes, nested at most kMaxJsonNesting deep; a name that an object has twice is
+// most kMaxConfigBytes, nested at most kMaxConfigNesting deep; a name that an object has twice is
 // refused, for readers differ in which one they take.
 // The getters keep the first problem in status() and return the fallback from then on, so that a
 // reader can ask for everything first and check once.
@@ -17,25 +17,25 @@
 
 namespace plait {
 
-inline constexpr size_t kMaxJsonBytes = size_t{1} << 20;
-inline constexpr int kMaxJsonNesting = 32;
-inline constexpr int64_t kMaxJsonInteger = (int64_t{1} << 31) - 1;
+inline constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+inline constexpr int kMaxConfigNesting = 32;
+inline constexpr int64_t kMaxConfigInteger = (int64_t{1} << 31) - 1;
 
-class JsonFields {
+class ConfigFields {
  public:
   // `name` stands for the text in errors ("folder/config.json"). InvalidArgument where the text is
   // no such object.
-  static absl::StatusOr<JsonFields> Parse(const std::string& text, const std::string& name);
+  static absl::StatusOr<ConfigFields> Parse(const std::string& text, const std::string& name);
 
-  JsonFields(JsonFields&&);
-  ~JsonFields();
+  ConfigFields(ConfigFields&&);
+  ~ConfigFields();
 
   bool Contains(const std::string& field) const;  // null, too
   bool Has(const std::string& field) const;       // and it is not null
   bool IsString(const std::string& field, const std::string& text) const;
 
   // Absent: the fallback. null is a value of another type, hence a problem. Integers go up to
-  // kMaxJsonInteger, so that products of two cannot overflow.
+  // kMaxConfigInteger, so that products of two cannot overflow.
   int64_t Integer(const std::string& field, int64_t fallback, int64_t minimum);
   double Number(const std::string& field, double fallback);
   bool Boolean(const std::string& field, bool fallback);
@@ -47,7 +47,7 @@ class JsonFields {
   std::vector<int64_t> Integers(const std::string& field, int64_t minimum);
   // The field's own fields, "name: field" in errors; empty where absent or null. Its status() is
   // its own: give it to Take.
-  JsonFields Object(const std::string& field);
+  ConfigFields Object(const std::string& field);
   void Take(const absl::Status& status) { status_.Update(status); }
 
   // Counts as read, whatever it holds.
@@ -63,7 +63,7 @@ class JsonFields {
 
  private:
   struct Document;
-  JsonFields(std::shared_ptr<const Document> document, std::string name);
+  ConfigFields(std::shared_ptr<const Document> document, std::string name);
   std::string Value(const std::string& field) const;
   void Expect(const std::string& field, const std::string& what);
 

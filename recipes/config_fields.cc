@@ -1,4 +1,4 @@
-#include "recipes/json_fields.h"
+#include "recipes/config_fields.h"
 
 #include <simdjson.h>
 
@@ -50,18 +50,18 @@ std::string Quoted(const dom::element& value) {
 }
 
 std::string IntegerRule(int64_t minimum) {
-  return absl::StrCat("an integer from ", minimum, " to ", kMaxJsonInteger);
+  return absl::StrCat("an integer from ", minimum, " to ", kMaxConfigInteger);
 }
 
 bool ToInteger(const dom::element& value, int64_t minimum, int64_t& integer) {
   return value.get(integer) == simdjson::SUCCESS && integer >= minimum &&
-         integer <= kMaxJsonInteger;
+         integer <= kMaxConfigInteger;
 }
 
 }  // namespace
 
 // The object's value; nothing where there is no object.
-struct JsonFields::Document {
+struct ConfigFields::Document {
   std::shared_ptr<const dom::parser> parser;  // owns what the elements refer to
   std::optional<dom::object> object;
 
@@ -72,18 +72,19 @@ struct JsonFields::Document {
   }
 };
 
-JsonFields::JsonFields(std::shared_ptr<const Document> document, std::string name)
+ConfigFields::ConfigFields(std::shared_ptr<const Document> document, std::string name)
     : document_(std::move(document)), name_(std::move(name)) {}
-JsonFields::JsonFields(JsonFields&&) = default;
-JsonFields::~JsonFields() = default;
+ConfigFields::ConfigFields(ConfigFields&&) = default;
+ConfigFields::~ConfigFields() = default;
 
-absl::StatusOr<JsonFields> JsonFields::Parse(const std::string& text, const std::string& name) {
-  if (text.size() > kMaxJsonBytes) {
+absl::StatusOr<ConfigFields> ConfigFields::Parse(const std::string& text, const std::string& name) {
+  if (text.size() > kMaxConfigBytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat(name, ": has ", text.size(), " bytes, expected at most ", kMaxJsonBytes));
+        absl::StrCat(name, ": has ", text.size(), " bytes, expected at most ", kMaxConfigBytes));
   }
   auto parser = std::make_shared<dom::parser>();
-  simdjson::error_code error = parser->allocate(std::max<size_t>(text.size(), 64), kMaxJsonNesting);
+  simdjson::error_code error =
+      parser->allocate(std::max<size_t>(text.size(), 64), kMaxConfigNesting);
   dom::element root;
   if (error == simdjson::SUCCESS) error = parser->parse(text).get(root);
   if (error != simdjson::SUCCESS) {
@@ -95,42 +96,42 @@ absl::StatusOr<JsonFields> JsonFields::Parse(const std::string& text, const std:
         absl::StrCat(name, ": expected an object, found ", Quoted(root)));
   }
   PLAIT_RETURN_IF_ERROR(CheckNames(root, name));
-  return JsonFields(std::make_shared<Document>(Document{std::move(parser), dom::object(root)}),
-                    name);
+  return ConfigFields(std::make_shared<Document>(Document{std::move(parser), dom::object(root)}),
+                      name);
 }
 
-bool JsonFields::Contains(const std::string& field) const {
+bool ConfigFields::Contains(const std::string& field) const {
   return document_->Find(field).has_value();
 }
 
-bool JsonFields::Has(const std::string& field) const {
+bool ConfigFields::Has(const std::string& field) const {
   const auto value = document_->Find(field);
   return value && !value->is_null();
 }
 
-bool JsonFields::IsString(const std::string& field, const std::string& text) const {
+bool ConfigFields::IsString(const std::string& field, const std::string& text) const {
   const auto value = document_->Find(field);
   std::string_view found;
   return value && value->get(found) == simdjson::SUCCESS && found == text;
 }
 
-std::string JsonFields::Value(const std::string& field) const {
+std::string ConfigFields::Value(const std::string& field) const {
   const auto value = document_->Find(field);
   return value ? Quoted(*value) : "absent";
 }
 
-void JsonFields::Refuse(const std::string& field, const std::string& rule) {
+void ConfigFields::Refuse(const std::string& field, const std::string& rule) {
   read_.insert(field);
   if (!status_.ok()) return;
   status_ =
       absl::InvalidArgumentError(absl::StrCat(name_, ": ", field, " = ", Value(field), " ", rule));
 }
 
-void JsonFields::Expect(const std::string& field, const std::string& what) {
+void ConfigFields::Expect(const std::string& field, const std::string& what) {
   Refuse(field, "is not " + what);
 }
 
-void JsonFields::RefuseIfSet(const std::string& field, const std::string& rule) {
+void ConfigFields::RefuseIfSet(const std::string& field, const std::string& rule) {
   read_.insert(field);
   const auto value = document_->Find(field);
   if (!value || value->is_null()) return;
@@ -147,7 +148,7 @@ void JsonFields::RefuseIfSet(const std::string& field, const std::string& rule) 
   if (!is_unset) Refuse(field, rule);
 }
 
-int64_t JsonFields::Integer(const std::string& field, int64_t fallback, int64_t minimum) {
+int64_t ConfigFields::Integer(const std::string& field, int64_t fallback, int64_t minimum) {
   read_.insert(field);
   const auto value = document_->Find(field);
   if (!value || !status_.ok()) return fallback;
@@ -157,13 +158,13 @@ int64_t JsonFields::Integer(const std::string& field, int64_t fallback, int64_t 
   return fallback;
 }
 
-std::optional<int64_t> JsonFields::OptionalInteger(const std::string& field, int64_t minimum) {
+std::optional<int64_t> ConfigFields::OptionalInteger(const std::string& field, int64_t minimum) {
   read_.insert(field);
   if (!Has(field)) return std::nullopt;
   return Integer(field, minimum, minimum);
 }
 
-double JsonFields::Number(const std::string& field, double fallback) {
+double ConfigFields::Number(const std::string& field, double fallback) {
   read_.insert(field);
   const auto value = document_->Find(field);
   if (!value || !status_.ok()) return fallback;
@@ -173,7 +174,7 @@ double JsonFields::Number(const std::string& field, double fallback) {
   return fallback;
 }
 
-bool JsonFields::Boolean(const std::string& field, bool fallback) {
+bool ConfigFields::Boolean(const std::string& field, bool fallback) {
   read_.insert(field);
   const auto value = document_->Find(field);
   if (!value || !status_.ok()) return fallback;
@@ -183,7 +184,7 @@ bool JsonFields::Boolean(const std::string& field, bool fallback) {
   return fallback;
 }
 
-std::string JsonFields::String(const std::string& field, const std::string& fallback) {
+std::string ConfigFields::String(const std::string& field, const std::string& fallback) {
   read_.insert(field);
   const auto value = document_->Find(field);
   if (!value || !status_.ok()) return fallback;
@@ -193,7 +194,7 @@ std::string JsonFields::String(const std::string& field, const std::string& fall
   return fallback;
 }
 
-std::vector<std::string> JsonFields::Strings(const std::string& field) {
+std::vector<std::string> ConfigFields::Strings(const std::string& field) {
   read_.insert(field);
   std::vector<std::string> strings;
   if (!Has(field) || !status_.ok()) return strings;
@@ -213,7 +214,7 @@ std::vector<std::string> JsonFields::Strings(const std::string& field) {
   return strings;
 }
 
-std::vector<int64_t> JsonFields::Integers(const std::string& field, int64_t minimum) {
+std::vector<int64_t> ConfigFields::Integers(const std::string& field, int64_t minimum) {
   read_.insert(field);
   std::vector<int64_t> integers;
   if (!Has(field) || !status_.ok()) return integers;
@@ -236,7 +237,7 @@ std::vector<int64_t> JsonFields::Integers(const std::string& field, int64_t mini
   return integers;
 }
 
-JsonFields JsonFields::Object(const std::string& field) {
+ConfigFields ConfigFields::Object(const std::string& field) {
   read_.insert(field);
   auto inner = std::make_shared<Document>(Document{document_->parser, std::nullopt});
   if (Has(field)) {
@@ -247,10 +248,10 @@ JsonFields JsonFields::Object(const std::string& field) {
       Expect(field, "an object");
     }
   }
-  return JsonFields(std::move(inner), absl::StrCat(name_, ": ", field));
+  return ConfigFields(std::move(inner), absl::StrCat(name_, ": ", field));
 }
 
-std::vector<std::string> JsonFields::Unread() const {
+std::vector<std::string> ConfigFields::Unread() const {
   std::vector<std::string> unread;
   if (!document_->object) return unread;
   for (const dom::key_value_pair field : *document_->object) {
