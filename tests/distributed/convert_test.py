@@ -72,6 +72,71 @@ class RanksTest(unittest.TestCase):
         self.assertEqual(sorted(os.listdir(self.path)), sorted([*there, "less"]))
 
 
+RECIPE = """schema_version: 1
+name: "tiny"
+seed: 7
+model {
+  family: JAMBA
+  vocabulary: 300 model_dim: 16 hidden_dim: 24 layers: 4
+  schedule { attention_layer_period: 4 attention_layer_offset: 2
+             expert_layer_period: 2 expert_layer_offset: 1 }
+  attention { heads: 2 kv_heads: 1 }
+  mamba { state_dim: 4 dt_rank: 2 }
+  experts { experts: 3 experts_per_token: 2 }
+}
+data { path: "DATA" }
+optim { adamw {} }
+stages { steps: 2 row_tokens: 16 rows_per_microbatch: 2 tokens_per_step: 128
+         schedule { learning_rate_peak: 1e-3 } }
+parallel { reduction: CANONICAL }
+trainer { precision: F32 threads_per_rank: 1 checkpoint_every_steps: 2 }
+"""
+
+
+class TrainedTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = pathlib.Path(self.folder.name)
+        self.addCleanup(self.folder.cleanup)
+
+    def plait(self, ranks, *arguments):
+        launch = [LAUNCH, "-n", str(ranks)] if ranks > 1 else []
+        done = subprocess.run([*launch, PLAIT, *arguments], text=True, capture_output=True, timeout=120,
+                              check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_weights_that_ranks_share_become_one_folder(self):
+        (self.path / "text").mkdir()
+        for document in range(20):
+            lines = [f"the cat {document} sat on mat {line} and ran\n" for line in range(30)]
+            (self.path / "text" / f"{document}.txt").write_text("".join(lines))
+        self.plait(1, "prepare", "--input", str(self.path / "text"), "--output", str(self.path / "data"),
+                   "--vocabulary", "300")
+        recipe = self.path / "recipe.textproto"
+        recipe.write_text(RECIPE.replace("DATA", str(self.path / "data")))
+        folders = []
+        for ranks in (1, 2):
+            run = self.path / f"run{ranks}"
+            self.plait(ranks, "train", str(recipe), "--output", str(run))
+            folders.append(self.path / f"out{ranks}")
+            self.plait(3 - ranks, "convert", str(run), str(folders[-1]), "--dtype", "F32")
+        # The same bits on one rank and on two; of one, each tensor is whole in the checkpoint.
+        tensors = mf.read_folder(folders[0])
+        self.assertEqual(tensors, mf.read_folder(folders[1]))
+        config = json.loads((folders[0] / "config.json").read_text())
+        expected = mf.shapes_of(dict(mf.JAMBA, **config))
+        self.assertEqual({name: shape for name, (_, shape, _) in tensors.items()}, expected)
+        self.plait(1, "convert", str(self.path / "run2"), str(self.path / "narrow"))
+        self.assertEqual({t[0] for t in mf.read_folder(self.path / "narrow").values()}, {"BF16"})
+        # And into a checkpoint again.
+        self.plait(1, "convert", str(folders[0]), str(self.path / "back"), "--report", str(self.path / "r"))
+        shown = json.loads(self.plait(1, "checkpoint", "show", str(self.path / "run1"), "--json"))
+        digests = {t["name"]: t["shards"][0]["digest"] for t in shown["tensors"]}
+        for target in json.loads((self.path / "r").read_text())["targets"]:
+            self.assertEqual(target["xxh3_128"], digests["parameters/" + target["name"]], target["name"])
+
+
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
