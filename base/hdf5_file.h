@@ -1,5 +1,5 @@
-// Hdf5File: one HDF5 file, written once and then only read. The sole owner of the HDF5 library
-// (serial C interface).
+// Hdf5File: one HDF5 file, written once and then only read. With foreign_hdf5_file.h the sole owner
+// of the HDF5 library (serial C interface).
 //  * Datasets are flat (one dimension); a logical shape is an attribute of the caller's. Names may
 //  contain '/': groups are
 //    made as needed. bf16 and f16 are stored as u16 with the attribute plait_dtype = "bf16", "f16".

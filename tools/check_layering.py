@@ -47,7 +47,7 @@ ALLOWED = {
 OWNERS = {
     "MPI": (r"mpi\.h$", ("parallel/mpi_communicator.cc", "tests/support/ranked_main.cc")),
     "NCCL": (r"nccl\w*\.h$", ("parallel/nccl_communicator.cc",)),
-    "HDF5": (r"(hdf5|H5\w*)\.h$", ("base/hdf5_file.cc",)),
+    "HDF5": (r"(hdf5|H5\w*)\.h$", ("base/hdf5_library.h",)),
     "oneDNN": (r"(oneapi/dnnl/|dnnl)", ("kernels/cpu/onednn_*.cc",)),
     "cuBLAS, cuDNN, CUTLASS, CUB": (
         r"(cublas|cudnn|cutlass/|cute/|cub/|thrust/)",
@@ -183,7 +183,7 @@ PLANTED = {
         "optim/adamw.cc:2: includes model/linear.h",
     ),
     "checkpoint/reader.cc": ('#include "recipes/loader.h"\n', "checkpoint/reader.cc:1"),
-    "data/source.cc": ("#include <hdf5.h>\n", "HDF5 belongs to base/hdf5_file.cc"),
+    "data/source.cc": ("#include <hdf5.h>\n", "HDF5 belongs to base/hdf5_library.h"),
     "model/linear.h": ('#include "recipes/schema/model.pb.h"\n', "Protobuf messages belongs to"),
     "model/block.h": ("struct Block { virtual int Backward(int dy) = 0; };\n", None),
     "model/rms_norm.h": (
