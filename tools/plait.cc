@@ -12,8 +12,9 @@ namespace plait {
 namespace {
 
 constexpr void (*kCommands[])(CLI::App&, Action&) = {
-    AddPrepareCommand, AddTrainCommand,  AddGenerateCommand, AddCheckpointCommand,
-    AddConvertCommand, AddRecipeCommand, AddBenchCommand,    AddDoctorCommand,
+    AddPrepareCommand,    AddTrainCommand,   AddGenerateCommand,
+    AddCheckpointCommand, AddConvertCommand, AddParityCommand,
+    AddRecipeCommand,     AddBenchCommand,   AddDoctorCommand,
 };
 
 void PrintError(const std::string& message) {

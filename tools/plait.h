@@ -21,6 +21,7 @@ void AddCheckpointCommand(CLI::App& plait, Action& action);
 void AddConvertCommand(CLI::App& plait, Action& action);
 void AddDoctorCommand(CLI::App& plait, Action& action);
 void AddGenerateCommand(CLI::App& plait, Action& action);
+void AddParityCommand(CLI::App& plait, Action& action);
 void AddPrepareCommand(CLI::App& plait, Action& action);
 void AddRecipeCommand(CLI::App& plait, Action& action);
 void AddTrainCommand(CLI::App& plait, Action& action);
