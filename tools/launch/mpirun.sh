@@ -36,7 +36,7 @@ export OMPI_MCA_hwloc_base_binding_policy="${OMPI_MCA_hwloc_base_binding_policy-
 export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle-1}"
 # Copies by the kernel from one process to another are not allowed in many containers.
 export OMPI_MCA_btl_vader_single_copy_mechanism="${OMPI_MCA_btl_vader_single_copy_mechanism-none}"
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY-passive}"
+if [ -z "${OMP_WAIT_POLICY+set}" ]; then export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT="${GOMP_SPINCOUNT-2000}"; fi
 [ ! -x "$root/build/release/tools/plait" ] || PATH=$root/build/release/tools:$PATH
 export PATH
 
@@ -44,7 +44,7 @@ export PATH
 # system's SIGTERM) reaches the ranks by this script alone. It ends with this script, however that ends.
 start=(setsid)
 if command -v setpriv >/dev/null; then start+=(setpriv --pdeathsig TERM); fi
-"${start[@]}" mpirun -x PATH -x OMP_WAIT_POLICY "$@" <&0 &
+"${start[@]}" mpirun -x PATH -x OMP_WAIT_POLICY ${GOMP_SPINCOUNT+-x GOMP_SPINCOUNT} "$@" <&0 &
 mpirun=$!
 
 signals=0

@@ -25,7 +25,7 @@ if [ ! -x "$plait" ]; then
   echo "slurm.sh: $plait is not there; build it (tools/test.sh) or set PLAIT" >&2
   exit 2
 fi
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY-passive}"
+if [ -z "${OMP_WAIT_POLICY+set}" ]; then export OMP_WAIT_POLICY=passive GOMP_SPINCOUNT="${GOMP_SPINCOUNT-2000}"; fi
 
 # --signal without B: reaches the ranks by itself; a preempted job's SIGTERM reaches this shell, too,
 # which must outlive them to ask for the job's return.
