@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes fixtures/tiny_jamba/unusual.h5: the reference of that model as another maker may lay it out.
 
-usage: PYTHONPATH=tools tests/parity/make_unusual_reference.py     (from the project root; as make_parity_fixtures.py)
+usage: PYTHONPATH=tools tests/parity/make_unusual_reference.py   (from the root; needs what make_parity_fixtures.py does)
 
 No attribute; a loss without the auxiliary loss; i32 ids; f64 logits in compressed chunks; gradients of
 two layers' experts alone, one of them fused as transformers has them in memory; greedy rows that end at
