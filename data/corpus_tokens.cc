@@ -18,7 +18,7 @@ absl::Status AddDocument(const Document& document, const Tokenizer& tokenizer,
                          const std::vector<int32_t>& ids, TokenPartWriter& part) {
   int64_t bytes = 0;
   for (int32_t id : ids) bytes += static_cast<int64_t>(tokenizer.BytesOf(id).size());
-  if (tokenizer.has_dummy_prefix() && !ids.empty()) bytes -= 1;
+  bytes -= tokenizer.PrefixBytes(document.text);
   if (tokenizer.is_lossless() && bytes != static_cast<int64_t>(document.text.size())) {
     return absl::InternalError(absl::StrCat(document.name, ": its tokens stand for ", bytes,
                                             " bytes, it has ", document.text.size()));

@@ -34,6 +34,8 @@ class Hdf5TokenSource : public DataSource {
 
   absl::Status ReadRow(const StageRows& stage, int64_t step, int64_t row, Row* out) const override;
 
+  // Of the tokenizer's file in the folder.
+  const std::string& tokenizer_name() const { return tokens_.manifest().tokenizer.name; }
   int64_t vocabulary_size() const override { return tokens_.manifest().vocabulary_size; }
   const std::string& tokenizer_digest() const override {
     return tokens_.manifest().tokenizer.digest;

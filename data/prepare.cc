@@ -130,6 +130,7 @@ class Preparation {
     }
     if (!options_.tokenizer.empty()) {
       PLAIT_ASSIGN_OR_RETURN(tokenizer_, Tokenizer::Load(options_.tokenizer));
+      PLAIT_RETURN_IF_ERROR(tokenizer_->CheckDocumentTokens());
     }
     PLAIT_ASSIGN_OR_RETURN(corpus_, CorpusReader::Open(options_.inputs, options_.text_field));
     if (options_.heldout_inputs.empty()) return absl::OkStatus();
@@ -188,18 +189,25 @@ class Preparation {
 
   // The tokenizer on every rank, and its file in the output.
   absl::Status MakeTokenizer() {
-    const std::string path = folder_ + "/" + kTokenizerName;
     if (tokenizer_) {
       PLAIT_RETURN_IF_ERROR(CheckSameText(ranks_.world(), "the tokenizer", tokenizer_->digest()));
-      return ranks_.Meet(
-          OnFirstRank([this, &path] { return WriteFileDurably(path, tokenizer_->model_bytes()); }));
+      return ranks_.Meet(OnFirstRank([this] { return WriteGivenTokenizer(); }));
     }
+    const std::string path = folder_ + "/" + kSentencePieceName;
     ranks_.Begin("train tokenizer", corpus_->total_bytes());
     PLAIT_RETURN_IF_ERROR(ranks_.Meet(Sample()));
     PLAIT_RETURN_IF_ERROR(ranks_.Meet(OnFirstRank([this, &path] { return Train(path); })));
     absl::StatusOr<Tokenizer> trained = Tokenizer::Load(path);
     if (trained.ok()) tokenizer_ = *std::move(trained);
     return ranks_.Meet(trained.status());
+  }
+
+  // Unchanged, and the file beside it that says which tokens begin and end a document.
+  absl::Status WriteGivenTokenizer() const {
+    PLAIT_RETURN_IF_ERROR(WriteFileDurably(absl::StrCat(folder_, "/", tokenizer_->file_name()),
+                                           tokenizer_->model_bytes()));
+    if (tokenizer_->config().empty()) return absl::OkStatus();
+    return WriteFileDurably(absl::StrCat(folder_, "/", kTokenizerConfigName), tokenizer_->config());
   }
 
   absl::Status Sample() {
@@ -315,7 +323,7 @@ class Preparation {
     PLAIT_RETURN_IF_ERROR(file.Close());
     PLAIT_RETURN_IF_ERROR(SyncFile(path));
     PreparedManifest manifest;
-    PLAIT_ASSIGN_OR_RETURN(manifest.tokenizer, DescribeFile(folder_, kTokenizerName));
+    PLAIT_ASSIGN_OR_RETURN(manifest.tokenizer, DescribeFile(folder_, tokenizer_->file_name()));
     PLAIT_ASSIGN_OR_RETURN(manifest.vocabulary, DescribeFile(folder_, kVocabularyName));
     manifest.vocabulary_size = tokenizer_->vocabulary_size();
     manifest.bos_id = tokenizer_->bos_id();

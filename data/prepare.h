@@ -33,7 +33,7 @@ struct PrepareOptions {
   double heldout_fraction = 0.01;   // [0, 1); 0 holds nothing out
   std::string output;               // a folder that does not exist yet
   std::string text_field = "text";  // of JSONL lines
-  std::string tokenizer;            // a .model file; empty: train one
+  std::string tokenizer;            // a .model or tokenizer.json; empty: train one
   int64_t vocabulary_size = 32000;  // of a tokenizer trained here
   // Training takes all of the text, or blocks of lines chosen by a keyed hash that make about this
   // much.

@@ -1,6 +1,6 @@
 // manifest.json of a folder written by `plait prepare`:
-//   manifest.json, tokenizer.model, vocabulary.h5 (/byte_length i32 [vocabulary]), train-00000.h5
-//   ..., heldout-00000.h5 ...
+//   manifest.json, tokenizer.model or tokenizer.json (and tokenizer_config.json), vocabulary.h5
+//   (/byte_length i32 [vocabulary]), train-00000.h5 ..., heldout-00000.h5 ...
 // It names every file with its length and XXH3-128 digest.
 #pragma once
 
@@ -43,7 +43,6 @@ struct PreparedManifest {
 };
 
 inline constexpr char kManifestName[] = "manifest.json";
-inline constexpr char kTokenizerName[] = "tokenizer.model";
 inline constexpr char kVocabularyName[] = "vocabulary.h5";
 
 // Writes folder/manifest.json and syncs it.

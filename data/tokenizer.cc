@@ -1,69 +1,27 @@
 #include "data/tokenizer.h"
 
-#include <algorithm>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/digest.h"
 #include "base/durable_file.h"
 #include "base/status_macros.h"
-#include "data/sentencepiece_model.h"
+#include "data/document_tokens.h"
+#include "data/json_tokenizer.h"
 #include "data/sentencepiece_scan.h"
+#include "data/sentencepiece_tokenizer.h"
 #include "data/utf8.h"
 
 namespace plait {
 namespace {
 
-constexpr std::string_view kSpaceSymbol = "\xe2\x96\x81";  // U+2581
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
-// SentencePiece's text for an unknown piece. With byte pieces, Encode never gives it.
-constexpr std::string_view kUnknownText = " \xe2\x81\x87 ";
-// The library's working memory grows with the text: longer ones are cut after a newline.
-constexpr size_t kSegmentBytes = 1 << 16;
-constexpr size_t kMaxCachedWordBytes = 64;
-constexpr size_t kMaxCachedWords = 1 << 20;
 
-std::string WithSpaces(std::string_view piece) {
-  std::string text;
-  while (!piece.empty()) {
-    if (piece.substr(0, kSpaceSymbol.size()) == kSpaceSymbol) {
-      text.push_back(' ');
-      piece.remove_prefix(kSpaceSymbol.size());
-    } else {
-      text.push_back(piece.front());
-      piece.remove_prefix(1);
-    }
-  }
-  return text;
-}
-
-// Whether a space follows another character.
-bool HasInnerSpace(std::string_view text) {
-  const size_t word = text.find_first_not_of(' ');
-  return word != std::string_view::npos && text.find(' ', word) != std::string_view::npos;
-}
-
-// The byte of "<0x0A>", or -1.
-int ByteOfPiece(const std::string& text) {
-  constexpr std::string_view kDigits = "0123456789ABCDEF";
-  if (text.size() != 6 || text.compare(0, 3, "<0x") != 0 || text[5] != '>') return -1;
-  const size_t high = kDigits.find(text[3]), low = kDigits.find(text[4]);
-  if (high == std::string_view::npos || low == std::string_view::npos) return -1;
-  return static_cast<int>(high * 16 + low);
-}
-
-// What a piece adds to the decoded text.
-std::string BytesOfPiece(const ScannedPiece& piece, bool escape_whitespaces) {
-  switch (piece.type) {
-    case PieceType::kControl:
-      return "";
-    case PieceType::kUnknown:
-      return std::string(kUnknownText);
-    case PieceType::kByte:
-      return std::string(1, static_cast<char>(ByteOfPiece(piece.text)));
-    default:
-      return escape_whitespaces ? WithSpaces(piece.text) : piece.text;
-  }
+// A .model begins with a field's tag, never with a brace.
+bool IsJson(std::string_view bytes) {
+  const size_t first = bytes.find_first_not_of(" \t\r\n");
+  return first != std::string_view::npos && bytes[first] == '{';
 }
 
 }  // namespace
@@ -72,131 +30,134 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
-absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& path) {
-  PLAIT_ASSIGN_OR_RETURN(std::string bytes, ReadWholeFile(path, kMaxTokenizerBytes));
-  return FromBytes(std::move(bytes), path);
-}
-
-absl::StatusOr<Tokenizer> Tokenizer::FromBytes(std::string model_bytes, const std::string& name) {
-  absl::StatusOr<ScannedModel> scanned = ScanSentencePieceModel(model_bytes);
-  if (!scanned.ok()) return Annotate(scanned.status(), name);
-  const auto invalid = [&name](const std::string& what) {
-    return absl::InvalidArgumentError(absl::StrCat(name, ": ", what));
+absl::StatusOr<std::map<std::string, std::string>> ReadTokenizerFiles(const std::string& folder,
+                                                                      const std::string& name) {
+  const auto path = [&folder](const std::string& file) {
+    return (std::filesystem::path(folder) / file).string();
   };
+  std::map<std::string, std::string> files;
+  PLAIT_ASSIGN_OR_RETURN(files[name], ReadWholeFile(path(name), kMaxTokenizerBytes));
+  if (!IsJson(files[name])) return files;
+  absl::StatusOr<std::string> config =
+      ReadWholeFile(path(kTokenizerConfigName), kMaxTokenizerBytes);
+  if (config.ok()) {
+    files[kTokenizerConfigName] = *std::move(config);
+  } else if (!absl::IsNotFound(config.status())) {
+    return config.status();
+  }
+  return files;
+}
 
+absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& path) {
+  const std::filesystem::path parts(path);
+  PLAIT_ASSIGN_OR_RETURN(auto files, ReadTokenizerFiles(parts.parent_path(), parts.filename()));
+  return FromBytes(std::move(files[parts.filename()]), path, files[kTokenizerConfigName]);
+}
+
+absl::StatusOr<Tokenizer> Tokenizer::FromFiles(const std::map<std::string, std::string>& files,
+                                               const std::string& folder,
+                                               const std::string& digest) {
+  auto chosen = files.end();
+  for (const char* name : {kJsonTokenizerName, kSentencePieceName}) {
+    const auto file = files.find(name);
+    if (file == files.end()) continue;
+    const bool is_asked = DigestOf(file->second.data(), file->second.size()) == digest;
+    if (is_asked || chosen == files.end()) chosen = file;
+    if (is_asked) break;
+  }
+  if (chosen == files.end()) {
+    return absl::NotFoundError(absl::StrCat(folder, ": has no tokenizer: neither ",
+                                            kJsonTokenizerName, " nor ", kSentencePieceName));
+  }
+  const auto config = files.find(kTokenizerConfigName);
+  return FromBytes(chosen->second, absl::StrCat(folder, "/", chosen->first),
+                   config == files.end() ? "" : config->second);
+}
+
+absl::StatusOr<Tokenizer> Tokenizer::FromBytes(std::string bytes, const std::string& name,
+                                               std::string config) {
   Tokenizer tokenizer;
+  if (IsJson(bytes)) {
+    PLAIT_ASSIGN_OR_RETURN(JsonTokenizer json, JsonTokenizer::FromBytes(bytes, name));
+    PLAIT_ASSIGN_OR_RETURN(
+        const DocumentTokens tokens,
+        FindDocumentTokens(json, config,
+                           (std::filesystem::path(name).parent_path() / kTokenizerConfigName)));
+    tokenizer.bos_id_ = tokens.bos;
+    tokenizer.eos_id_ = tokens.eos;
+    tokenizer.pad_id_ = tokens.pad;
+    tokenizer.unk_id_ = tokens.unk;
+    tokenizer.id_bytes_.reserve(static_cast<size_t>(json.vocabulary_size()));
+    for (int32_t id = 0; id < json.vocabulary_size(); ++id)
+      tokenizer.id_bytes_.push_back(json.BytesOf(id));
+    tokenizer.has_dummy_prefix_ = json.prepends_space();
+    tokenizer.strips_first_space_ = json.strips_first_space();
+    tokenizer.is_lossless_ = json.is_lossless();
+    tokenizer.json_ = std::make_unique<JsonTokenizer>(std::move(json));
+    tokenizer.config_ = std::move(config);
+  } else {
+    PLAIT_ASSIGN_OR_RETURN(SentencePieceTokenizer model,
+                           SentencePieceTokenizer::FromBytes(bytes, name));
+    tokenizer.bos_id_ = model.bos_id();
+    tokenizer.eos_id_ = model.eos_id();
+    tokenizer.pad_id_ = model.pad_id();
+    tokenizer.unk_id_ = model.unk_id();
+    tokenizer.id_bytes_ = model.id_bytes();
+    tokenizer.has_dummy_prefix_ = model.has_dummy_prefix();
+    tokenizer.strips_first_space_ = model.has_dummy_prefix();
+    tokenizer.is_lossless_ = model.is_lossless();
+    tokenizer.sentencepiece_ = std::make_unique<SentencePieceTokenizer>(std::move(model));
+  }
   tokenizer.name_ = name;
-  tokenizer.id_of_byte_.assign(256, -1);
-  tokenizer.newline_ends_pieces_ = true;
-  tokenizer.space_begins_pieces_ = true;
-  for (size_t id = 0; id < scanned->pieces.size(); ++id) {
-    const ScannedPiece& piece = scanned->pieces[id];
-    if (piece.type == PieceType::kByte) {
-      const int byte = ByteOfPiece(piece.text);
-      if (byte < 0) return invalid(absl::StrCat("byte piece ", id, " is not of the form <0x0A>"));
-      tokenizer.id_of_byte_[static_cast<size_t>(byte)] = static_cast<int32_t>(id);
-    }
-    tokenizer.id_bytes_.push_back(BytesOfPiece(piece, scanned->escape_whitespaces));
-    if (piece.type != PieceType::kUnknown && HasInnerSpace(tokenizer.id_bytes_.back())) {
-      tokenizer.space_begins_pieces_ = false;
-    }
-    const size_t newline = piece.text.find('\n');
-    if (newline != std::string::npos && newline + 1 != piece.text.size())
-      tokenizer.newline_ends_pieces_ = false;
-  }
-  if (std::count(tokenizer.id_of_byte_.begin(), tokenizer.id_of_byte_.end(), -1) > 0) {
-    return invalid(
-        "has no byte pieces, so it cannot encode every text; train it with byte fallback");
-  }
-  tokenizer.model_ = std::make_unique<SentencePieceModel>();
-  if (const std::string error = tokenizer.model_->Load(model_bytes); !error.empty())
-    return invalid(error);
-  tokenizer.bos_id_ = tokenizer.model_->bos_id();
-  tokenizer.eos_id_ = tokenizer.model_->eos_id();
-  tokenizer.pad_id_ = tokenizer.model_->pad_id();
-  tokenizer.unk_id_ = tokenizer.model_->unk_id();
-  if (tokenizer.bos_id_ < 0 || tokenizer.eos_id_ < 0)
-    return invalid("has no <s> or no </s>; documents need both");
-  tokenizer.has_dummy_prefix_ = scanned->add_dummy_prefix;
-  tokenizer.is_lossless_ = !scanned->add_dummy_prefix && !scanned->remove_extra_whitespaces &&
-                           scanned->escape_whitespaces && !scanned->has_character_map;
-  tokenizer.digest_ = DigestOf(model_bytes.data(), model_bytes.size());
-  tokenizer.model_bytes_ = std::move(model_bytes);
+  tokenizer.digest_ = DigestOf(bytes.data(), bytes.size());
+  tokenizer.model_bytes_ = std::move(bytes);
   return tokenizer;
-}
-
-absl::Status Tokenizer::EncodeSegment(std::string_view text, std::vector<int32_t>* ids) const {
-  const std::string error = model_->Encode(text, ids);
-  if (!error.empty())
-    return absl::InternalError(absl::StrCat(name_, ": cannot encode a text: ", error));
-  return absl::OkStatus();
-}
-
-absl::Status Tokenizer::EncodeWords(std::string_view text, WordCache& cache,
-                                    std::vector<int32_t>* ids) const {
-  while (!text.empty()) {
-    // A word: spaces, then all up to the next space.
-    const size_t letters = std::min(text.find_first_not_of(' '), text.size());
-    const std::string word(text.substr(0, std::min(text.find(' ', letters), text.size())));
-    auto entry = cache.ids.find(word);
-    if (entry == cache.ids.end()) {
-      std::vector<int32_t> word_ids;
-      PLAIT_RETURN_IF_ERROR(EncodeSegment(word, &word_ids));
-      ids->insert(ids->end(), word_ids.begin(), word_ids.end());
-      if (cache.ids.size() >= kMaxCachedWords) cache.ids.clear();
-      if (word.size() <= kMaxCachedWordBytes) cache.ids.emplace(word, std::move(word_ids));
-    } else {
-      ids->insert(ids->end(), entry->second.begin(), entry->second.end());
-    }
-    text.remove_prefix(word.size());
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(std::string_view text,
                                                        WordCache* cache) const {
-  if (const int64_t offset = FirstInvalidUtf8(text); offset >= 0) {
-    return absl::InvalidArgumentError(absl::StrCat("invalid UTF-8 at byte ", offset));
-  }
   std::vector<int32_t> ids;
-  if (!is_lossless_) {
-    PLAIT_RETURN_IF_ERROR(EncodeSegment(text, &ids));
-    return ids;
+  PLAIT_RETURN_IF_ERROR(json_ ? json_->Encode(text, SpecialNames::kText, cache, &ids)
+                              : sentencepiece_->Encode(text, cache, &ids));
+  return ids;
+}
+
+absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodePrompt(std::string_view text) const {
+  std::vector<int32_t> ids;
+  if (json_ && json_->post_processor().has_template()) {
+    ids = json_->post_processor().before();
+  } else if (bos_id_ >= 0) {
+    ids.push_back(bos_id_);
   }
-  while (!text.empty()) {
-    size_t end = text.size();
-    if (newline_ends_pieces_ && end > kSegmentBytes) {
-      const size_t newline = text.find('\n', kSegmentBytes);
-      if (newline != std::string_view::npos) end = newline + 1;
-    }
-    const size_t symbol = text.substr(0, end).find(kSpaceSymbol);
-    if (symbol != std::string_view::npos) end = symbol;
-    const std::string_view segment = text.substr(0, end);
-    if (cache != nullptr && space_begins_pieces_) {
-      PLAIT_RETURN_IF_ERROR(EncodeWords(segment, *cache, &ids));
-    } else if (!segment.empty()) {
-      PLAIT_RETURN_IF_ERROR(EncodeSegment(segment, &ids));
-    }
-    text.remove_prefix(end);
-    if (symbol != std::string_view::npos) {
-      for (char byte : kSpaceSymbol) ids.push_back(id_of_byte_[static_cast<uint8_t>(byte)]);
-      text.remove_prefix(kSpaceSymbol.size());
-    }
-  }
+  PLAIT_RETURN_IF_ERROR(json_ ? json_->Encode(text, SpecialNames::kTokens, nullptr, &ids)
+                              : sentencepiece_->Encode(text, nullptr, &ids));
   return ids;
 }
 
 absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids) const {
   std::string text;
+  std::vector<int32_t> ordinary;  // of a tokenizer.json: those that are not special
   for (int32_t id : ids) {
     if (id < 0 || id >= vocabulary_size()) {
       return absl::OutOfRangeError(
           absl::StrCat(name_, ": id ", id, " is outside the vocabulary of ", vocabulary_size()));
     }
-    text += BytesOf(id);
+    if (!json_) {
+      text += BytesOf(id);
+    } else if (!json_->IsSpecial(id)) {
+      ordinary.push_back(id);
+    }
   }
-  if (has_dummy_prefix_ && !text.empty() && text.front() == ' ') text.erase(0, 1);
+  if (json_) return json_->Decode(ordinary, /*skip_special=*/false);
+  if (strips_first_space_ && !text.empty() && text.front() == ' ') text.erase(0, 1);
   return text;
+}
+
+absl::Status Tokenizer::CheckDocumentTokens() const {
+  if (bos_id_ >= 0 && eos_id_ >= 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      name_, ": does not say which token ", bos_id_ < 0 ? "begins" : "ends", " a document; put a ",
+      kTokenizerConfigName, " with ", bos_id_ < 0 ? "bos_token" : "eos_token", " beside it"));
 }
 
 std::vector<int32_t> Tokenizer::ByteLengths() const {
@@ -204,6 +165,11 @@ std::vector<int32_t> Tokenizer::ByteLengths() const {
   lengths.reserve(id_bytes_.size());
   for (const std::string& bytes : id_bytes_) lengths.push_back(static_cast<int32_t>(bytes.size()));
   return lengths;
+}
+
+int64_t Tokenizer::PrefixBytes(std::string_view text) const {
+  if (text.empty()) return 0;
+  return (json_ ? json_->PrependsSpaceTo(text) : has_dummy_prefix_) ? 1 : 0;
 }
 
 absl::StatusOr<std::string> TokenStreamDecoder::Add(int32_t id) {
@@ -214,7 +180,7 @@ absl::StatusOr<std::string> TokenStreamDecoder::Add(int32_t id) {
   std::string_view bytes = tokenizer_.BytesOf(id);
   if (at_start_ && !bytes.empty()) {
     at_start_ = false;
-    if (tokenizer_.has_dummy_prefix() && bytes.front() == ' ') bytes.remove_prefix(1);
+    if (tokenizer_.strips_first_space() && bytes.front() == ' ') bytes.remove_prefix(1);
   }
   held_ += bytes;
   return TakeWholeCharacters();

@@ -51,4 +51,24 @@ int64_t Utf8CutBefore(std::string_view text, int64_t limit) {
   return limit;
 }
 
+void AppendUtf8(char32_t character, std::string* text) {
+  const auto put = [text](char32_t byte) { text->push_back(static_cast<char>(byte)); };
+  const auto tail = [&](int shift) { put(0x80 | (character >> shift & 0x3f)); };
+  if (character < 0x80) {
+    put(character);
+  } else if (character < 0x800) {
+    put(0xc0 | character >> 6);
+    tail(0);
+  } else if (character < 0x10000) {
+    put(0xe0 | character >> 12);
+    tail(6);
+    tail(0);
+  } else {
+    put(0xf0 | character >> 18);
+    tail(12);
+    tail(6);
+    tail(0);
+  }
+}
+
 }  // namespace plait

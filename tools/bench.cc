@@ -1,4 +1,4 @@
-// plait bench step | ranks | kernels | gemm
+// plait bench step | ranks | kernels | gemm | tokenizer
 #include <CLI/CLI.hpp>
 #include <cinttypes>
 #include <cstdio>
@@ -255,6 +255,7 @@ void AddBenchCommand(CLI::App& plait, Action& action) {
   AddRanks(*bench, action);
   AddKernels(*bench, action);
   AddGemm(*bench, action);
+  AddTokenizerBenchmark(*bench, action);
 }
 
 }  // namespace plait

@@ -59,6 +59,7 @@ OWNERS = {
     "Random123": (r"Random123/", ("base/random.cc",)),
     "xxHash": (r"xxhash\.h$", ("base/digest.cc", "base/random.cc")),
     "Zstandard, zlib": (r"(zstd|zlib)\.h$", ("data/compressed_file.cc", "tests/support/compress.h")),
+    "ICU": (r"unicode/", ("data/unicode_classes.cc", "data/unicode_form.cc")),
     "SentencePiece": (r"sentencepiece", ("data/sentencepiece_model.cc",)),
     "CLI11": (r"CLI/", ("tools/*",)),
     "simdjson": (r"simdjson", ("*.cc",)),

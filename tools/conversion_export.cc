@@ -77,12 +77,12 @@ absl::StatusOr<HuggingFaceTokenIds> TokenIdsOf(const SmallFiles& files, const st
                                    generation == files.end() ? "" : generation->second, name);
   }
   HuggingFaceTokenIds ids;
-  const auto model = files.find(kTokenizerName);
-  if (model == files.end()) return ids;
-  PLAIT_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::FromBytes(model->second, name));
-  ids.bos = tokenizer.bos_id();
-  ids.eos = {tokenizer.eos_id()};
-  if (tokenizer.pad_id() >= 0) ids.pad = tokenizer.pad_id();
+  const absl::StatusOr<Tokenizer> tokenizer = Tokenizer::FromFiles(files, name, /*digest=*/"");
+  if (absl::IsNotFound(tokenizer.status())) return ids;
+  if (!tokenizer.ok()) return tokenizer.status();
+  if (tokenizer->bos_id() >= 0) ids.bos = tokenizer->bos_id();
+  if (tokenizer->eos_id() >= 0) ids.eos = {tokenizer->eos_id()};
+  if (tokenizer->pad_id() >= 0) ids.pad = tokenizer->pad_id();
   return ids;
 }
 

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdio>
 #include <functional>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -13,7 +14,6 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint_reader.h"
-#include "data/prepared_manifest.h"
 #include "data/tokenizer.h"
 #include "model/decoding/decoding_session.h"
 #include "model/decoding/sampler.h"
@@ -81,7 +81,8 @@ absl::StatusOr<std::string> OptionalAttachment(const CheckpointReader& reader,
 // converted from.
 absl::StatusOr<std::set<int64_t>> EndIds(const CheckpointReader& reader,
                                          const Tokenizer& tokenizer) {
-  std::set<int64_t> ids = {tokenizer.eos_id()};
+  std::set<int64_t> ids;
+  if (tokenizer.eos_id() >= 0) ids.insert(tokenizer.eos_id());
   PLAIT_ASSIGN_OR_RETURN(const std::string config, OptionalAttachment(reader, "config.json"));
   if (config.empty()) return ids;
   PLAIT_ASSIGN_OR_RETURN(const std::string generation,
@@ -92,13 +93,16 @@ absl::StatusOr<std::set<int64_t>> EndIds(const CheckpointReader& reader,
   return ids;
 }
 
-absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Tokenizer& tokenizer,
-                                                  const std::string& text) {
-  std::vector<int32_t> prompt = {tokenizer.bos_id()};
-  const absl::StatusOr<std::vector<int32_t>> encoded = tokenizer.Encode(text);
-  if (!encoded.ok()) return Annotate(encoded.status(), "--prompt");
-  prompt.insert(prompt.end(), encoded->begin(), encoded->end());
-  return prompt;
+absl::StatusOr<Tokenizer> TokenizerOf(const CheckpointReader& reader) {
+  std::map<std::string, std::string> files;
+  for (const char* name : {kJsonTokenizerName, kSentencePieceName, kTokenizerConfigName}) {
+    PLAIT_ASSIGN_OR_RETURN(std::string bytes, OptionalAttachment(reader, name));
+    if (!bytes.empty()) files[name] = std::move(bytes);
+  }
+  absl::StatusOr<Tokenizer> tokenizer =
+      Tokenizer::FromFiles(files, reader.folder(), reader.description().tokenizer_digest);
+  if (!tokenizer.ok()) return WithExitCode(tokenizer.status(), ExitCode::kBadCheckpoint);
+  return tokenizer;
 }
 
 // Calls `write` with each piece of text as it comes.
@@ -135,10 +139,7 @@ absl::Status Run(Options options) {
   PLAIT_RETURN_IF_ERROR(ValidateSamplerOptions(options.sampler));
   PLAIT_ASSIGN_OR_RETURN(const CheckpointReader reader, OpenCheckpoint(options.path));
   PLAIT_ASSIGN_OR_RETURN(const Recipe recipe, RecipeOf(reader, options.overrides));
-  PLAIT_ASSIGN_OR_RETURN(const std::string model_bytes, reader.Attachment(kTokenizerName));
-  PLAIT_ASSIGN_OR_RETURN(
-      const Tokenizer tokenizer,
-      Tokenizer::FromBytes(model_bytes, absl::StrCat(reader.folder(), "/", kTokenizerName)));
+  PLAIT_ASSIGN_OR_RETURN(const Tokenizer tokenizer, TokenizerOf(reader));
   if (tokenizer.vocabulary_size() > recipe.model().vocabulary()) {
     return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
                             reader.folder(), ": its tokenizer has ", tokenizer.vocabulary_size(),
@@ -146,8 +147,12 @@ absl::Status Run(Options options) {
                         ExitCode::kBadCheckpoint);
   }
   PLAIT_ASSIGN_OR_RETURN(const std::set<int64_t> end_ids, EndIds(reader, tokenizer));
-  PLAIT_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt,
-                         EncodePrompt(tokenizer, options.prompt));
+  const absl::StatusOr<std::vector<int32_t>> prompt = tokenizer.EncodePrompt(options.prompt);
+  if (!prompt.ok()) return Annotate(prompt.status(), "--prompt");
+  if (prompt->empty()) {
+    return absl::InvalidArgumentError(
+        "--prompt: gives no token, and the tokenizer puts none before a text; give some text");
+  }
   PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options, ExecutionOptionsFor(recipe));
   Execution execution(execution_options);
   PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe));
@@ -156,7 +161,7 @@ absl::Status Run(Options options) {
   std::string text;
   if (!options.json) std::fputs(options.prompt.c_str(), stdout);
   PLAIT_ASSIGN_OR_RETURN(const Continuation continuation,
-                         Continue(options, prompt, tokenizer, end_ids, execution, runtime,
+                         Continue(options, *prompt, tokenizer, end_ids, execution, runtime,
                                   [&](const std::string& piece) {
                                     text += piece;
                                     if (options.json) return;

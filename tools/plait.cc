@@ -12,9 +12,9 @@ namespace plait {
 namespace {
 
 constexpr void (*kCommands[])(CLI::App&, Action&) = {
-    AddPrepareCommand,    AddTrainCommand,   AddGenerateCommand,
-    AddCheckpointCommand, AddConvertCommand, AddParityCommand,
-    AddRecipeCommand,     AddBenchCommand,   AddDoctorCommand,
+    AddPrepareCommand, AddTrainCommand,  AddGenerateCommand, AddCheckpointCommand,
+    AddConvertCommand, AddParityCommand, AddRecipeCommand,   AddTokenizeCommand,
+    AddBenchCommand,   AddDoctorCommand,
 };
 
 void PrintError(const std::string& message) {

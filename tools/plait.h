@@ -24,7 +24,11 @@ void AddGenerateCommand(CLI::App& plait, Action& action);
 void AddParityCommand(CLI::App& plait, Action& action);
 void AddPrepareCommand(CLI::App& plait, Action& action);
 void AddRecipeCommand(CLI::App& plait, Action& action);
+void AddTokenizeCommand(CLI::App& plait, Action& action);
 void AddTrainCommand(CLI::App& plait, Action& action);
+
+// Of `plait bench`, in a file of its own.
+void AddTokenizerBenchmark(CLI::App& bench, Action& action);
 
 // The whole executable; returns its exit code. Nothing is thrown.
 int RunPlait(int argc, const char* const* argv);

@@ -91,7 +91,8 @@ void AddPrepareCommand(CLI::App& plait, Action& action) {
   command->add_option("--text-field", prepare.text_field, "Field of a JSONL line that is the text")
       ->capture_default_str();
   command->add_option("--tokenizer", prepare.tokenizer,
-                      "SentencePiece model to use; without it, one is trained");
+                      "SentencePiece .model or Hugging Face tokenizer.json to use; without it, one "
+                      "is trained");
   command->add_option("--vocabulary", prepare.vocabulary_size, "Pieces of a tokenizer trained here")
       ->capture_default_str();
   command

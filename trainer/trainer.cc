@@ -21,7 +21,7 @@
 #include "data/hdf5_token_source.h"
 #include "data/prefetching_loader.h"
 #include "data/prepared_manifest.h"
-#include "data/sentencepiece_scan.h"
+#include "data/tokenizer.h"
 #include "kernels/gemm_peak.h"
 #include "optim/adamw.h"
 #include "optim/learning_rate_schedule.h"
@@ -104,7 +104,7 @@ struct Trainer::State {
   Execution execution;
   ModelRuntime runtime;
   std::unique_ptr<Hdf5TokenSource> source;
-  std::string tokenizer;  // bytes of the model file
+  std::map<std::string, std::string> tokenizer;  // files by name: bytes
   // Rank 0's: what the checkpoints carry beside the tokenizer, from the initial one.
   std::map<std::string, std::string> attachments;
   std::unique_ptr<AdamW> optimizer;
@@ -157,8 +157,7 @@ absl::Status Trainer::State::OpenData() {
         " is smaller than the vocabulary of ", folder, ", ", source->vocabulary_size()));
   }
   PLAIT_RETURN_IF_ERROR(VerifyPrepared(folder, kVerifiedShardBytes));
-  PLAIT_ASSIGN_OR_RETURN(
-      tokenizer, ReadWholeFile(absl::StrCat(folder, "/", kTokenizerName), kMaxTokenizerBytes));
+  PLAIT_ASSIGN_OR_RETURN(tokenizer, ReadTokenizerFiles(folder, source->tokenizer_name()));
   PLAIT_ASSIGN_OR_RETURN(evaluation, Evaluation::Create(EvaluationOptionsFor(recipe)));
   if (evaluation == nullptr) LogWarning(folder + ": nothing is held out; no evaluation");
   return absl::OkStatus();
@@ -416,7 +415,7 @@ absl::Status Trainer::State::Save() {
                          .tokenizer_digest = source->tokenizer_digest()};
   content.state = SavedState();
   content.attachments = attachments;
-  content.attachments[kTokenizerName] = tokenizer;
+  for (const auto& [name, bytes] : tokenizer) content.attachments[name] = bytes;
   PLAIT_ASSIGN_OR_RETURN(checkpoint, writer->Save(content));
   saved_step = step;
   const double seconds = SecondsSince(start);

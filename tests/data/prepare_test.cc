@@ -6,9 +6,11 @@
 #include "base/digest.h"
 #include "base/durable_file.h"
 #include "data/heldout_reader.h"
+#include "data/prepared_manifest.h"
 #include "data/prepared_tokens.h"
 #include "data/tokenizer.h"
 #include "tests/data/prepared_sample.h"
+#include "tests/data/tokenizer_fixtures.h"
 #include "tests/support/status_matchers.h"
 
 namespace plait {
@@ -71,6 +73,46 @@ TEST(PrepareTest, ShardsHoldEveryDocumentOnceInOrder) {
     ASSERT_LT(next[s], texts[s].size());
     EXPECT_EQ(texts[s][next[s]++], text);
   }
+}
+
+TEST(PrepareTest, ATokenizerJsonIsTakenAndKept) {
+  SampleCorpus corpus(12);
+  PrepareOptions options = corpus.Options("out");
+  fs::create_directory(corpus.File("given"));
+  ASSERT_OK(WriteFileDurably(corpus.File("given/tokenizer.json"), ReadFixture("metaspace.json")));
+  const std::string config = R"({"bos_token":"<s>","eos_token":"</s>"})";
+  ASSERT_OK(WriteFileDurably(corpus.File("given/tokenizer_config.json"), config));
+  options.tokenizer = corpus.File("given/tokenizer.json");
+  ASSERT_OK_AND_ASSIGN(const PrepareResult result, Prepare(options));
+  EXPECT_FALSE(result.tokenizer_was_trained);
+  ASSERT_OK_AND_ASSIGN(const PreparedManifest manifest, ReadManifest(corpus.File("out")));
+  EXPECT_EQ(manifest.tokenizer.name, "tokenizer.json");
+  EXPECT_OK(VerifyPrepared(corpus.File("out")));
+  EXPECT_EQ(*ReadWholeFile(corpus.File("out/tokenizer_config.json"), 1000), config);
+  ASSERT_OK_AND_ASSIGN(const Tokenizer tokenizer,
+                       Tokenizer::Load(corpus.File("out/tokenizer.json")));
+  ASSERT_OK_AND_ASSIGN(const PreparedTokens tokens,
+                       PreparedTokens::Open(corpus.File("out"), DataSplit::kTrain));
+  EXPECT_EQ(tokens.num_documents() > 0, true);
+  int64_t text_bytes = 0;
+  for (int64_t d = 0; d < tokens.num_documents(); ++d) {
+    const int64_t begin = tokens.DocumentOffset(d), count = tokens.DocumentOffset(d + 1) - begin;
+    std::vector<int32_t> ids(static_cast<size_t>(count));
+    ASSERT_OK(tokens.Copy(begin, count, ids.data()));
+    EXPECT_EQ(ids.front(), 1);
+    EXPECT_EQ(ids.back(), 2);
+    const std::string text = *tokenizer.Decode(ids);
+    EXPECT_THAT(corpus.texts(), ::testing::Contains(text));
+    text_bytes += static_cast<int64_t>(text.size());
+  }
+  EXPECT_EQ(result.train.text_bytes, text_bytes);
+
+  options.output = corpus.File("bare");
+  options.tokenizer = corpus.File("given/bare.json");
+  ASSERT_OK(WriteFileDurably(options.tokenizer, R"({"model":{"vocab":{"a":0},"merges":[]}})"));
+  fs::remove(corpus.File("given/tokenizer_config.json"));
+  EXPECT_THAT(Prepare(options), StatusIs(absl::StatusCode::kFailedPrecondition,
+                                         HasSubstr("which token begins a document")));
 }
 
 TEST(PrepareTest, HeldOutInputIsTakenWhole) {

@@ -8,6 +8,7 @@
 #include "data/tokenizer_training.h"
 #include "data/utf8.h"
 #include "tests/data/sample_text.h"
+#include "tests/data/tokenizer_fixtures.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_folder.h"
 
@@ -103,7 +104,7 @@ TEST(TokenizerTest, CacheChangesNothing) {
                                              : std::string(seed, ' ') + kMultilingual;
     EXPECT_EQ(*tokenizer.Encode(text, &cache), *tokenizer.Encode(text));
   }
-  EXPECT_GT(cache.ids.size(), 100u);
+  EXPECT_GT(cache.num_words(), 100u);
 }
 
 TEST(TokenizerTest, SpecialIdsAreThoseOfTraining) {
@@ -174,6 +175,78 @@ TEST(TokenizerTest, ForeignBytesAreRefused) {
   // One short piece: valid, but no byte pieces.
   EXPECT_THAT(Tokenizer::FromBytes(std::string("\x0a\x03\x0a\x01x", 5), "a.model"),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("no byte pieces")));
+}
+
+Tokenizer JsonFixture(const std::string& kind, const std::string& config = "") {
+  absl::StatusOr<Tokenizer> tokenizer =
+      Tokenizer::FromBytes(ReadFixture(kind + ".json"), "folder/tokenizer.json", config);
+  EXPECT_OK(tokenizer);
+  return *std::move(tokenizer);
+}
+
+TEST(TokenizerTest, ATokenizerJsonIsReadAsWell) {
+  const Tokenizer tokenizer = JsonFixture("llama2");
+  EXPECT_STREQ(tokenizer.file_name(), "tokenizer.json");
+  EXPECT_STREQ(TestTokenizer().file_name(), "tokenizer.model");
+  EXPECT_EQ(tokenizer.vocabulary_size(), 1500);
+  EXPECT_EQ(tokenizer.bos_id(), 1);  // of the template
+  EXPECT_EQ(tokenizer.eos_id(), 2);  // by its name
+  const std::string text = "The rain had stopped; <s> 雨\n";
+  ASSERT_OK_AND_ASSIGN(const std::vector<int32_t> ids, tokenizer.Encode(text));
+  EXPECT_THAT(ids, ::testing::Not(::testing::Contains(1)));
+  EXPECT_EQ(*tokenizer.Decode(ids), text);
+  EXPECT_TRUE(tokenizer.has_dummy_prefix());
+  EXPECT_EQ(tokenizer.PrefixBytes(text), 1);
+  int64_t bytes = 0;
+  for (const int32_t id : ids) bytes += tokenizer.ByteLengths()[static_cast<size_t>(id)];
+  EXPECT_EQ(bytes - 1, static_cast<int64_t>(text.size()));
+  ASSERT_OK_AND_ASSIGN(const std::vector<int32_t> prompt, tokenizer.EncodePrompt("a<s>"));
+  EXPECT_EQ(prompt.front(), 1);
+  EXPECT_EQ(prompt.back(), 1);
+  const int32_t outside[] = {1500};
+  EXPECT_THAT(tokenizer.Decode(outside),
+              StatusIs(absl::StatusCode::kOutOfRange, HasSubstr("1500")));
+  TokenStreamDecoder decoder(tokenizer);
+  std::string streamed;
+  for (const int32_t id : ids) streamed += *decoder.Add(id);
+  EXPECT_EQ(streamed + decoder.Finish(), text);
+}
+
+TEST(TokenizerTest, TheConfigBesideATokenizerJsonSaysWhatEndsADocument) {
+  const Tokenizer both = JsonFixture("jamba");
+  EXPECT_EQ(both.bos_id(), 1);
+  EXPECT_EQ(both.eos_id(), 2);
+  const Tokenizer other =
+      JsonFixture("jamba", R"({"bos_token":"<|bom|>","eos_token":{"content":"<|eom|>"},"x":{}})");
+  EXPECT_EQ(other.bos_id(), 4);
+  EXPECT_EQ(other.eos_id(), 5);
+  EXPECT_THAT(
+      Tokenizer::FromBytes(ReadFixture("jamba.json"), "folder/tokenizer.json",
+                           R"({"eos_token":"<none>"})"),
+      StatusIs(absl::StatusCode::kInvalidArgument,
+               HasSubstr("folder/tokenizer_config.json: eos_token: \"<none>\" is no token")));
+  const Tokenizer llama3 = JsonFixture("llama3", R"({"eos_token":null})");
+  EXPECT_EQ(llama3.BytesOf(llama3.bos_id()), "");
+  EXPECT_OK(llama3.CheckDocumentTokens());
+  ASSERT_OK_AND_ASSIGN(
+      const Tokenizer bare,
+      Tokenizer::FromBytes(R"({"model":{"vocab":{"a":0},"merges":[]}})", "t/tokenizer.json"));
+  EXPECT_EQ(bare.bos_id(), -1);
+  EXPECT_THAT(bare.CheckDocumentTokens(),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("t/tokenizer.json: does not say which token begins a document; "
+                                 "put a tokenizer_config.json with bos_token")));
+}
+
+TEST(TokenizerTest, OfAFoldersFilesTheOneWithTheDigestIsTaken) {
+  const std::string model = TrainedModel(600), json = ReadFixture("gpt2.json");
+  const std::map<std::string, std::string> files = {{"tokenizer.model", model},
+                                                    {"tokenizer.json", json}};
+  EXPECT_STREQ(Tokenizer::FromFiles(files, "f", "")->file_name(), "tokenizer.json");
+  EXPECT_STREQ(Tokenizer::FromFiles(files, "f", TestTokenizer().digest())->file_name(),
+               "tokenizer.model");
+  EXPECT_THAT(Tokenizer::FromFiles({}, "f", ""),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("f: has no tokenizer")));
 }
 
 TEST(TokenStreamDecoderTest, GivesWholeCharactersAndTheSameText) {

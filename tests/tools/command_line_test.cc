@@ -38,10 +38,12 @@ TEST(CommandLineTest, EveryCommandHasHelpWithAnExample) {
       {"prepare"},
       {"train"},
       {"generate"},
+      {"tokenize"},
       {"bench"},
       {"bench", "step"},
       {"bench", "kernels"},
       {"bench", "gemm"},
+      {"bench", "tokenizer"},
   };
   for (std::vector<std::string> command : commands) {
     command.push_back("--help");

@@ -63,6 +63,31 @@ TEST_F(TrainCommandTest, TrainsStopsResumesAndGenerates) {
   EXPECT_EQ(streamed.output, "the cat" + std::string(answer["text"]) + "\n");
 }
 
+TEST_F(TrainCommandTest, ATokenizerJsonGoesWithTheDataAndTheCheckpoints) {
+  const std::string given = data_.File("given");
+  std::filesystem::create_directory(given);
+  std::filesystem::copy_file("tests/data/tokenizers/jamba.json", given + "/tokenizer.json");
+  std::ofstream(given + "/tokenizer_config.json") << R"({"eos_token":"<|eom|>"})";
+  const std::string data = data_.File("json_data");
+  const CommandResult prepared =
+      RunCommand({"prepare", "--input", data_.File("text"), "--tokenizer",
+                  given + "/tokenizer.json", "--output", data, "--heldout-fraction", "0.1"});
+  ASSERT_EQ(prepared.exit_code, 0) << prepared.errors;
+  const CommandResult trained =
+      Train({"--set", "data.path=" + data, "--set", "model.vocabulary=1504"});
+  ASSERT_EQ(trained.exit_code, 0) << trained.errors;
+  EXPECT_THAT(trained.errors, HasSubstr("bits per byte"));
+  std::filesystem::remove_all(data);
+  std::filesystem::remove_all(given);
+  const CommandResult drawn = RunCommand({"generate", run_, "--prompt", "the cat<|user|>", "--json",
+                                          "--max-tokens", "5", "--seed", "4"});
+  ASSERT_EQ(drawn.exit_code, 0) << drawn.errors;
+  const auto answer = nlohmann::json::parse(drawn.output);
+  // <|startoftext|>, the cat in a piece or more a word, <|user|> as one token.
+  EXPECT_GE(answer["prompt_tokens"], 4);
+  EXPECT_LE(answer["prompt_tokens"], 2 + 7);
+}
+
 TEST_F(TrainCommandTest, AConvertedCheckpointIsShownVerifiedAndContinuesAPrompt) {
   const std::string tokenizer = *ReadWholeFile(data_.path() + "/tokenizer.model", 1 << 20);
   const std::string converted =
@@ -103,7 +128,8 @@ TEST_F(TrainCommandTest, AConvertedCheckpointIsShownVerifiedAndContinuesAPrompt)
       WriteConverted(data_.File("mute"), TinyRecipe(data_.path()), DType::kBf16, {}, "").folder;
   const CommandResult mute = RunCommand(generate);
   EXPECT_EQ(mute.exit_code, 3);
-  EXPECT_THAT(mute.errors, HasSubstr("has no file tokenizer.model"));
+  EXPECT_THAT(mute.errors,
+              HasSubstr("has no tokenizer: neither tokenizer.json nor tokenizer.model"));
 }
 
 TEST_F(TrainCommandTest, BadInputIsOneLineAndItsExitCode) {
