@@ -17,6 +17,8 @@ constexpr Implementation<TokenCrossEntropyArgs> kImplementations[] = {
 absl::Status CheckTargets(const TokenCrossEntropyArgs& args) {
   const int64_t rows = args.logits.rows, vocabulary = args.logits.columns;
   if (args.targets == nullptr && rows > 0) return absl::InvalidArgumentError("targets: no data");
+  // A part of a vocabulary leaves the other parts' targets to them.
+  if (args.target_logit || args.given_log_sum_exp) return absl::OkStatus();
   for (int64_t t = 0; t < rows; ++t) {
     const int32_t target = args.targets[t];
     if (target >= 0 && target < vocabulary) continue;
@@ -43,6 +45,13 @@ absl::Status TokenCrossEntropy(Execution& execution, const TokenCrossEntropyArgs
   if (args.log_probability)
     PLAIT_RETURN_IF_ERROR(CheckVector("log_probability", args.log_probability, rows));
   if (args.log_sum_exp) PLAIT_RETURN_IF_ERROR(CheckVector("log_sum_exp", args.log_sum_exp, rows));
+  if (args.target_logit)
+    PLAIT_RETURN_IF_ERROR(CheckVector("target_logit", args.target_logit, rows));
+  if (args.given_log_sum_exp) {
+    PLAIT_RETURN_IF_ERROR(CheckVector("given_log_sum_exp", args.given_log_sum_exp, rows));
+    if (args.log_sum_exp)
+      return absl::InvalidArgumentError("log_sum_exp: expected none where it is given");
+  }
   if (args.coefficient || args.dlogits) {
     PLAIT_RETURN_IF_ERROR(CheckVector("coefficient", args.coefficient, rows));
     PLAIT_RETURN_IF_ERROR(CheckMatrix("dlogits", args.dlogits, rows, vocabulary));

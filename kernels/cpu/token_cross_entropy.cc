@@ -14,6 +14,7 @@ namespace plait::cpu::HWY_NAMESPACE {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
+// log_sum_exp = largest + log sum. One that is given stands as a largest logit whose sum is 1.
 struct LogitStatistics {
   float largest;  // max_v logits[v]
   float sum;      // sum_v exp(logits[v] - largest)
@@ -56,12 +57,15 @@ void Row(const TokenCrossEntropyArgs& args, int64_t t) {
   const float coefficient = args.coefficient ? args.coefficient.as<float>()[t] : 0.0f;
   const int32_t target = args.targets[t];
   const bool has_target = target >= 0 && target < vocabulary;
+  const float target_logit = has_target ? static_cast<float>(logits[target]) : 0.0f;
+  if (args.target_logit) args.target_logit.as<float>()[t] = target_logit;
   float log_probability = 0;
   LogitStatistics row = {};
   if (coefficient != 0 || args.log_probability || args.log_sum_exp) {
-    row = Statistics(logits, vocabulary);
+    row = args.given_log_sum_exp ? LogitStatistics{args.given_log_sum_exp.as<float>()[t], 1.0f}
+                                 : Statistics(logits, vocabulary);
     const float log_sum = std::log(row.sum);
-    if (has_target) log_probability = static_cast<float>(logits[target]) - row.largest - log_sum;
+    if (has_target) log_probability = target_logit - row.largest - log_sum;
     if (args.log_probability) args.log_probability.as<float>()[t] = log_probability;
     if (args.log_sum_exp) args.log_sum_exp.as<float>()[t] = row.largest + log_sum;
   }
@@ -77,7 +81,7 @@ void Row(const TokenCrossEntropyArgs& args, int64_t t) {
     access.Store(d, hn::Mul(power, scale), dlogits + i);
   });
   // 1 - probability, without cancellation where the probability is near 1.
-  dlogits[target] = G(-coefficient * std::expm1(log_probability));
+  if (has_target) dlogits[target] = G(-coefficient * std::expm1(log_probability));
 }
 
 void RowsAny(const TokenCrossEntropyArgs& args, int num_threads) {
@@ -106,10 +110,11 @@ HWY_EXPORT(RowsAny);
 std::string AcceptsTokenCrossEntropy(const TokenCrossEntropyArgs& args) {
   if (args.logits.dtype == DType::kF64) return "f64";
   if (args.dlogits && args.dlogits.dtype == DType::kF64) return "dlogits is f64";
-  if ((args.log_probability && args.log_probability.dtype != DType::kF32) ||
-      (args.log_sum_exp && args.log_sum_exp.dtype != DType::kF32) ||
-      (args.coefficient && args.coefficient.dtype != DType::kF32))
-    return "a per-row vector is not f32";
+  for (const ConstVectorView& vector :
+       {ConstVectorView(args.log_probability), ConstVectorView(args.log_sum_exp),
+        ConstVectorView(args.target_logit), args.given_log_sum_exp, args.coefficient}) {
+    if (vector && vector.dtype != DType::kF32) return "a per-row vector is not f32";
+  }
   return "";
 }
 

@@ -195,6 +195,187 @@ TEST(TokenCrossEntropyTest, NotANumberIsNotHidden) {
   });
 }
 
+// What the ranks of a vocabulary cut into parts do: their own columns of `whole`, statistics first,
+// combined in double, then the gradient.
+struct Parts {
+  Parts(Case& whole, int num_parts)
+      : log_probability(Tensor::OnHost(DType::kF64, {whole.logits.shape()[0]})),
+        dlogits(Tensor::OnHost(whole.dlogits.dtype(), whole.dlogits.shape())),
+        statistics(whole.log_sum_exp.dtype()) {
+    const int64_t rows = whole.logits.shape()[0], vocabulary = whole.logits.shape()[1];
+    for (int64_t i = 0; i < num_parts; ++i) {
+      const int64_t begin = i * vocabulary / num_parts, end = (i + 1) * vocabulary / num_parts;
+      Part part;
+      part.args.logits = whole.logits.columns(begin, end - begin);
+      for (int64_t t = 0; t < rows; ++t)
+        part.targets.push_back(whole.targets[t] - static_cast<int32_t>(begin));
+      part.log_sum_exp = Tensor::OnHost(statistics, {rows});
+      part.target_logit = Tensor::OnHost(statistics, {rows});
+      part.dlogits = dlogits.columns(begin, end - begin);
+      parts.push_back(std::move(part));
+    }
+  }
+
+  void Run(Execution& execution, const Implementation<TokenCrossEntropyArgs>& implementation,
+           Case& whole) {
+    const int64_t rows = whole.logits.shape()[0];
+    Tensor log_sum_exp = Tensor::OnHost(DType::kF64, {rows});
+    for (int64_t t = 0; t < rows; ++t) log_sum_exp.data<double>()[t] = -kInfinity;
+    for (Part& part : parts) {
+      TokenCrossEntropyArgs args = part.args;
+      args.targets = part.targets.data();
+      args.log_sum_exp = part.log_sum_exp.vector();
+      args.target_logit = part.target_logit.vector();
+      ASSERT_EQ(implementation.accepts(args), "");
+      ASSERT_OK(implementation.run(execution, args));
+      for (int64_t t = 0; t < rows; ++t) {
+        double& sum = log_sum_exp.data<double>()[t];
+        const double own = reference::Get(part.log_sum_exp.vector(), t);
+        const double largest = std::max(sum, own);
+        if (sum != own)
+          sum = largest + std::log(std::exp(sum - largest) + std::exp(own - largest));
+        else
+          sum += std::log(2.0);
+        log_probability.data<double>()[t] += reference::Get(part.target_logit.vector(), t);
+      }
+    }
+    given = log_sum_exp.Converted(statistics);
+    for (int64_t t = 0; t < rows; ++t)
+      log_probability.data<double>()[t] -= log_sum_exp.data<double>()[t];
+    for (Part& part : parts) {
+      TokenCrossEntropyArgs args = part.args;
+      args.targets = part.targets.data();
+      args.given_log_sum_exp = given.vector();
+      args.log_probability = part.target_logit.vector();
+      args.coefficient = whole.coefficient.vector();
+      args.dlogits = part.dlogits;
+      ASSERT_EQ(implementation.accepts(args), "");
+      ASSERT_OK(implementation.run(execution, args));
+    }
+  }
+
+  struct Part {
+    TokenCrossEntropyArgs args;
+    std::vector<int32_t> targets;
+    Tensor log_sum_exp, target_logit;  // target_logit: at last the part's log_probability
+    MatrixView dlogits;
+  };
+  std::vector<Part> parts;
+  Tensor log_probability, dlogits, given;
+  DType statistics;
+};
+
+void ExpectPartsEqualTheWhole(DType dtype, DType gradient_dtype) {
+  constexpr double kLargest = 8;
+  Execution execution({.num_threads = 2});
+  for (const int64_t vocabulary : {3, 7, 100, 5001}) {
+    Case whole(6, vocabulary, dtype, gradient_dtype, kLargest);
+    whole.coefficient.Slice(2, 3).FillZero();
+    ASSERT_OK(reference::TokenCrossEntropy(execution, whole.args()));
+    // The given log_sum_exp, at most kLargest + log(vocabulary), and a logit's distance from it are
+    // rounded once each; a sum of positive terms adds a unit a term at most.
+    const double unit = RoundingError(StatisticsDType(dtype));
+    const double magnitude = kLargest + std::log(static_cast<double>(vocabulary));
+    const double bound = dtype == DType::kF64
+                             ? 1e-13
+                             : unit * (8 * magnitude + 24 + static_cast<double>(vocabulary));
+    for (const auto& implementation : TokenCrossEntropyImplementations()) {
+      for (const int num_parts : {1, 2, 3}) {
+        SCOPED_TRACE(testing::Message() << implementation.name << " vocabulary " << vocabulary
+                                        << " in " << num_parts << " parts");
+        Parts found(whole, num_parts);
+        if (!implementation.accepts(whole.args()).empty()) continue;
+        found.Run(execution, implementation, whole);
+        ExpectClose("log_sum_exp", found.given, whole.log_sum_exp, 0, bound);
+        ExpectClose("log_probability", found.log_probability, whole.log_probability, 0, bound);
+        ExpectClose("dlogits", found.dlogits, whole.dlogits, 2 * RoundingError(gradient_dtype),
+                    bound);
+        // The second call's log_probability: of the target's own part, 0 in the others.
+        for (int64_t t = 0; t < 6; ++t) {
+          for (const Parts::Part& part : found.parts) {
+            const bool is_here = part.targets[t] >= 0 && part.targets[t] < part.args.logits.columns;
+            const double expected = is_here ? found.log_probability.data<double>()[t] : 0;
+            EXPECT_NEAR(reference::Get(part.target_logit.vector(), t), expected, bound);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(TokenCrossEntropyTest, PartsOfAVocabularyEqualTheWhole) {
+  ForEachSimdTarget([] {
+    ExpectPartsEqualTheWhole(DType::kF64, DType::kF64);
+    ExpectPartsEqualTheWhole(DType::kF32, DType::kF32);
+    ExpectPartsEqualTheWhole(DType::kF32, DType::kBf16);
+  });
+}
+
+TEST(TokenCrossEntropyTest, PartsAgreeOnInfinityAndNotANumber) {
+  ForEachSimdTarget([] {
+    Execution execution({.num_threads = 2});
+    for (const auto& implementation : TokenCrossEntropyImplementations()) {
+      SCOPED_TRACE(implementation.name);
+      // Rows: -infinity all over the first part; all over; NaN; +infinity.
+      Case whole(4, 100, DType::kF32, DType::kF32);
+      float* logits = whole.logits.data<float>();
+      std::fill_n(logits, 50, -kInfinity);
+      std::fill_n(logits + 100, 100, -kInfinity);
+      logits[230] = kNan;
+      logits[380] = kInfinity;
+      whole.targets = {60, 60, 60, 60};
+      Parts found(whole, 2);
+      found.Run(execution, implementation, whole);
+      const Tensor& first_part = found.parts[0].log_sum_exp;
+      EXPECT_EQ(first_part.data<float>()[0], -kInfinity);
+      EXPECT_EQ(first_part.data<float>()[1], -kInfinity);
+      EXPECT_TRUE(std::isnan(first_part.data<float>()[2]));
+      EXPECT_TRUE(std::isnan(found.parts[1].log_sum_exp.data<float>()[3]));
+      EXPECT_EQ(found.given.data<float>()[1], -kInfinity);
+      const auto dlogits = [&](int64_t t, int64_t v) {
+        return found.dlogits.data<float>()[t * 100 + v];
+      };
+      EXPECT_EQ(dlogits(0, 0), 0.0f);
+      EXPECT_TRUE(std::isfinite(found.log_probability.data<double>()[0]));
+      for (const int64_t t : {1, 2, 3}) {
+        EXPECT_TRUE(std::isnan(found.log_probability.data<double>()[t])) << t;
+        EXPECT_TRUE(std::isnan(found.parts[1].target_logit.data<float>()[t])) << t;
+        for (const int64_t v : {0, 60, 99}) EXPECT_TRUE(std::isnan(dlogits(t, v))) << t << " " << v;
+      }
+    }
+  });
+}
+
+TEST(TokenCrossEntropyTest, RowsWithoutWeightGetZerosWhateverIsGiven) {
+  Execution execution;
+  for (const auto& implementation : TokenCrossEntropyImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case c(2, 40, DType::kF32, DType::kF32);
+    c.coefficient.FillZero();
+    c.log_sum_exp.data<float>()[0] = kNan;
+    TokenCrossEntropyArgs args = c.args();
+    args.log_sum_exp = {};
+    args.given_log_sum_exp = c.log_sum_exp.vector();
+    ASSERT_OK(implementation.run(execution, args));
+    EXPECT_THAT(c.dlogits.values<float>(), Each(0.0f));
+  }
+}
+
+TEST(TokenCrossEntropyTest, RejectsALogSumExpBothGivenAndKept) {
+  Execution execution;
+  Case c(3, 8, DType::kF32, DType::kF32);
+  TokenCrossEntropyArgs args = c.args();
+  args.given_log_sum_exp = c.coefficient.vector();
+  EXPECT_THAT(TokenCrossEntropy(execution, args),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("log_sum_exp: expected none where it is given")));
+  args.log_sum_exp = {};
+  args.given_log_sum_exp.size = 2;
+  EXPECT_THAT(TokenCrossEntropy(execution, args),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("given_log_sum_exp: expected width 3, got 2")));
+}
+
 TEST(TokenCrossEntropyTest, LogProbabilitiesNeedNoCoefficients) {
   Execution execution;
   Case with(5, 100, DType::kBf16, DType::kBf16), without(5, 100, DType::kBf16, DType::kBf16);
