@@ -29,22 +29,24 @@ absl::Status Append(Tensor& cache, int64_t length, const Tensor& rows) {
 
 }  // namespace
 
-AttentionBlock::AttentionBlock(const ModelShape& shape, const std::string& layer_name, DType dtype)
+AttentionBlock::AttentionBlock(const ModelShape& shape, const std::string& layer_name, DType dtype,
+                               const DeviceMesh& mesh)
     : name_(layer_name + ".self_attn"),
       keep_output_(shape.activation_loss_coefficient > 0 && shape.activation_loss_on_block_output),
-      heads_(shape.heads),
-      kv_heads_(shape.kv_heads),
+      tensor_(mesh),
+      heads_(tensor_.Share(shape.heads)),
+      kv_heads_(tensor_.Share(shape.kv_heads)),
       head_dim_(shape.head_dim),
       rotary_theta_(shape.rotary_theta),
       norm_(layer_name + ".input_layernorm", shape.model_dim, shape.rms_norm_epsilon, dtype),
-      query_(name_ + ".q_proj", heads_ * head_dim_, shape.model_dim, Bias::kNo, dtype,
-             Normal(shape)),
-      key_(name_ + ".k_proj", kv_heads_ * head_dim_, shape.model_dim, Bias::kNo, dtype,
-           Normal(shape)),
-      value_(name_ + ".v_proj", kv_heads_ * head_dim_, shape.model_dim, Bias::kNo, dtype,
-             Normal(shape)),
-      output_(name_ + ".o_proj", shape.model_dim, heads_ * head_dim_, Bias::kNo, dtype,
-              Normal(shape)) {}
+      query_(name_ + ".q_proj", shape.heads * head_dim_, shape.model_dim, Bias::kNo, dtype,
+             Normal(shape), tensor_.Column()),
+      key_(name_ + ".k_proj", shape.kv_heads * head_dim_, shape.model_dim, Bias::kNo, dtype,
+           Normal(shape), tensor_.Column()),
+      value_(name_ + ".v_proj", shape.kv_heads * head_dim_, shape.model_dim, Bias::kNo, dtype,
+             Normal(shape), tensor_.Column()),
+      output_(name_ + ".o_proj", shape.model_dim, shape.heads * head_dim_, Bias::kNo, dtype,
+              Normal(shape), tensor_.Row()) {}
 
 std::vector<LayerParameter*> AttentionBlock::parameters() {
   std::vector<LayerParameter*> parameters;
@@ -80,8 +82,9 @@ absl::Status AttentionBlock::Rotate(Execution& execution, const SequenceLayout& 
 absl::Status AttentionBlock::Forward(Execution& execution, const BlockForwardContext& context,
                                      ResidualStream& stream, std::unique_ptr<Saved>* saved) {
   auto keep = saved != nullptr ? std::make_unique<AttentionSaved>() : nullptr;
-  PLAIT_ASSIGN_OR_RETURN(const Tensor y,
+  PLAIT_ASSIGN_OR_RETURN(const Tensor rows,
                          norm_.Forward(execution, context, stream, keep ? &keep->norm : nullptr));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor y, tensor_.Gather(execution, rows));
   const SequenceLayout& layout = *context.layout;
   const int64_t tokens = layout.tokens;
   const DType dtype = y.dtype();
@@ -119,8 +122,9 @@ absl::Status AttentionBlock::Forward(Execution& execution, const BlockForwardCon
   }
   PLAIT_RETURN_IF_ERROR(Annotate(AttentionForward(execution, args), name_));
 
-  stream.delta = execution.Empty(dtype, stream.residual.shape());
-  PLAIT_RETURN_IF_ERROR(output_.Forward(execution, attended.matrix(), stream.delta.matrix()));
+  Tensor partial = execution.Empty(dtype, y.shape());
+  PLAIT_RETURN_IF_ERROR(output_.Forward(execution, attended.matrix(), partial.matrix()));
+  PLAIT_ASSIGN_OR_RETURN(stream.delta, tensor_.ReduceScatter(execution, partial));
   if (keep) {
     keep->residual_sum = stream.residual;
     if (keep_output_) keep->output = stream.delta;
@@ -140,8 +144,9 @@ absl::StatusOr<Tensor> AttentionBlock::Backward(Execution& execution,
   const auto& saved = static_cast<const AttentionSaved&>(base);
   const SequenceLayout& layout = *context.layout;
   const DType dtype = gradient.dtype();
-  PLAIT_ASSIGN_OR_RETURN(const Tensor dout,
+  PLAIT_ASSIGN_OR_RETURN(const Tensor drows,
                          norm_.OutputGradient(execution, context, gradient, saved.output));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor dout, tensor_.Gather(execution, drows));
   PLAIT_RETURN_IF_ERROR(output_.WeightGradient(execution, dout.matrix(), saved.attended.matrix()));
   Tensor dattended = execution.Empty(dtype, saved.attended.shape());
   PLAIT_RETURN_IF_ERROR(output_.InputGradient(execution, dout.matrix(), dattended.matrix()));
@@ -165,15 +170,17 @@ absl::StatusOr<Tensor> AttentionBlock::Backward(Execution& execution,
   PLAIT_RETURN_IF_ERROR(Rotate(execution, layout, dq, heads_, false));
   PLAIT_RETURN_IF_ERROR(Rotate(execution, layout, dk, kv_heads_, false));
 
-  PLAIT_ASSIGN_OR_RETURN(const Tensor y, norm_.Recompute(execution, saved.residual_sum));
-  Tensor dy = execution.Empty(StatisticsDType(dtype), y.shape());
+  PLAIT_ASSIGN_OR_RETURN(const Tensor rows, norm_.Recompute(execution, saved.residual_sum));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor y, tensor_.Gather(execution, rows));
+  Tensor dpartial = execution.Empty(StatisticsDType(dtype), y.shape());
   Accumulate accumulate = Accumulate::kNo;
   for (auto [linear, dprojected] : {std::pair{&query_, &dq}, {&key_, &dk}, {&value_, &dv}}) {
     const ConstMatrixView d = dprojected->matrix();
     PLAIT_RETURN_IF_ERROR(linear->WeightGradient(execution, d, y.matrix()));
-    PLAIT_RETURN_IF_ERROR(linear->InputGradient(execution, d, dy.matrix(), accumulate));
+    PLAIT_RETURN_IF_ERROR(linear->InputGradient(execution, d, dpartial.matrix(), accumulate));
     accumulate = Accumulate::kYes;
   }
+  PLAIT_ASSIGN_OR_RETURN(const Tensor dy, tensor_.ReduceScatter(execution, dpartial));
   return norm_.Backward(execution, context, gradient, dy, saved.residual_sum, saved.norm);
 }
 

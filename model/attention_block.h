@@ -12,13 +12,15 @@
 #include "model/linear.h"
 #include "model/model_shape.h"
 #include "model/pre_norm.h"
+#include "model/tensor_parallel.h"
 
 namespace plait {
 
 class AttentionBlock : public Block {
  public:
   // layer_name: "model.layers.3".
-  AttentionBlock(const ModelShape& shape, const std::string& layer_name, DType dtype);
+  AttentionBlock(const ModelShape& shape, const std::string& layer_name, DType dtype,
+                 const DeviceMesh& mesh);
 
   const std::string& name() const override { return name_; }
   std::vector<LayerParameter*> parameters() override;
@@ -43,7 +45,8 @@ class AttentionBlock : public Block {
 
   std::string name_;
   bool keep_output_;
-  int64_t heads_, kv_heads_, head_dim_;
+  TensorParallel tensor_;
+  int64_t heads_, kv_heads_, head_dim_;  // of this rank
   double rotary_theta_;
   PreNorm norm_;
   Linear query_, key_, value_, output_;

@@ -17,7 +17,7 @@ struct RealSum {
 
 RealSum SumOverRealTokens(const RowStatisticsPair& statistics, const SequenceLayout& layout) {
   RealSum sum;
-  for (int64_t t = 0; t < layout.tokens; ++t) {
+  for (int64_t t = 0; t < layout.rows; ++t) {
     if (At(layout.real, t) == 0) continue;
     sum.square_sum += At(statistics.square_sum, t);
     sum.absolute_max = std::max(sum.absolute_max, At(statistics.absolute_max, t));
@@ -35,7 +35,7 @@ ExpertActivations ObserveExperts(const ModelShape& shape, const SequenceLayout& 
                             .absolute_max = std::vector<double>(shape.experts)};
   const int32_t* choices = routing.choices.data<int32_t>();
   const int32_t* token_row = routing.token_row.data<int32_t>();
-  for (int64_t i = 0; i < layout.tokens * shape.experts_per_token; ++i) {
+  for (int64_t i = 0; i < layout.rows * shape.experts_per_token; ++i) {
     if (At(layout.real, i / shape.experts_per_token) == 0) continue;
     const int32_t expert = choices[i], row = token_row[i];
     ++experts.tokens[expert];
@@ -68,15 +68,29 @@ void ActivationWatch::Merge(const ActivationWatch& other) {
   }
 }
 
+std::vector<double> ExpertChoices(const ModelShape& shape, const SequenceLayout& layout,
+                                  const std::vector<BlockObservation>& blocks) {
+  std::vector<double> choices(static_cast<size_t>(shape.experts), 0.0);
+  for (const BlockObservation& block : blocks) {
+    if (block.routing == nullptr) continue;
+    const int32_t* chosen = block.routing->choices.data<int32_t>();
+    for (int64_t i = 0; i < layout.rows * shape.experts_per_token; ++i) {
+      if (At(layout.real, i / shape.experts_per_token) != 0) choices[chosen[i]] += 1;
+    }
+  }
+  return choices;
+}
+
 AuxiliaryLosses ComputeAuxiliaryLosses(const ModelShape& shape, const SequenceLayout& layout,
                                        const std::vector<BlockObservation>& blocks,
+                                       const std::vector<double>& choices,
                                        const StepCounts& counts) {
   AuxiliaryLosses losses;
   losses.factors.resize(blocks.size());
   const auto dim = static_cast<double>(shape.model_dim);
   const auto num_blocks = static_cast<double>(blocks.size());
   const auto num_layers = static_cast<double>(shape.num_expert_layers());
-  const auto choices = static_cast<double>(shape.experts_per_token);
+  const auto per_choice = static_cast<double>(shape.experts_per_token);
   const double coefficient = shape.activation_loss_coefficient;
   const double per_token = counts.real_tokens > 0 ? 1.0 / counts.real_tokens : 0.0;
   const double output_factor =
@@ -84,16 +98,16 @@ AuxiliaryLosses ComputeAuxiliaryLosses(const ModelShape& shape, const SequenceLa
   const double residual_factor =
       shape.activation_loss_on_residual ? coefficient * per_token / (dim * num_blocks) : 0;
   const double expert_factor = shape.activation_loss_on_expert_output && num_layers > 0
-                                   ? coefficient * per_token / (dim * choices * num_layers)
+                                   ? coefficient * per_token / (dim * per_choice * num_layers)
                                    : 0;
   const double z_factor = num_layers > 0 ? shape.z_loss_coefficient * per_token / num_layers : 0;
 
-  std::vector<double> selected(shape.experts), probability(shape.experts);
+  std::vector<double> probability(shape.experts);
   for (size_t i = 0; i < blocks.size(); ++i) {
     const BlockObservation& block = blocks[i];
     const RealSum output = SumOverRealTokens(*block.output, layout);
     losses.watch.blocks.push_back({block.name, output.square_sum,
-                                   static_cast<double>(layout.real_tokens) * dim,
+                                   static_cast<double>(layout.real_rows) * dim,
                                    output.absolute_max});
     losses.activation += output_factor * output.square_sum;
     losses.factors[i].block_output = output_factor;
@@ -109,10 +123,9 @@ AuxiliaryLosses ComputeAuxiliaryLosses(const ModelShape& shape, const SequenceLa
     if (block.routing == nullptr) continue;
     const ExpertActivations experts = ObserveExperts(shape, layout, block);
     for (int64_t e = 0; e < shape.experts; ++e) {
-      selected[e] += static_cast<double>(experts.tokens[e]);
       losses.activation += expert_factor * experts.square_sum[e];
     }
-    for (int64_t t = 0; t < layout.tokens; ++t) {
+    for (int64_t t = 0; t < layout.rows; ++t) {
       if (At(layout.real, t) == 0) continue;
       const double log_sum_exp = At(block.routing->log_sum_exp, t);
       losses.z += z_factor * log_sum_exp * log_sum_exp;
@@ -130,7 +143,7 @@ AuxiliaryLosses ComputeAuxiliaryLosses(const ModelShape& shape, const SequenceLa
     const double scale = shape.balance_loss_coefficient * static_cast<double>(shape.experts);
     Tensor gradient = Tensor::OnHost(layout.real.dtype(), {shape.experts});
     for (int64_t e = 0; e < shape.experts; ++e) {
-      const double fraction = selected[e] / rows;
+      const double fraction = choices[e] / rows;
       // The microbatch's weight real / step real, times fraction x mean probability.
       losses.balance += scale * fraction * probability[e] / num_layers * per_token;
       const double value = scale * fraction / num_layers * per_token;

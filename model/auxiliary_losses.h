@@ -48,7 +48,7 @@ struct ActivationWatch {
   void Merge(const ActivationWatch& other);
 };
 
-// Shares of the step's losses that come from one microbatch.
+// Shares of the step's losses that come from this rank's rows of one microbatch.
 struct AuxiliaryLosses {
   double balance = 0;
   double z = 0;
@@ -61,14 +61,21 @@ struct AuxiliaryLosses {
 // One block of a microbatch, as the losses see it.
 struct BlockObservation {
   std::string name;
-  const RowStatisticsPair* output = nullptr;  // of the block's output, [tokens]
+  const RowStatisticsPair* output = nullptr;  // of the block's output, [rows]
   const RowStatisticsPair* residual =
       nullptr;                       // of the stream after the block; nullptr: not observed
   const Routing* routing = nullptr;  // nullptr: no experts
 };
 
+// [experts]: how often each expert was chosen by this rank's real tokens, over all expert layers.
+std::vector<double> ExpertChoices(const ModelShape& shape, const SequenceLayout& layout,
+                                  const std::vector<BlockObservation>& blocks);
+
+// choices: ExpertChoices summed over the ranks that the microbatch is divided over; read only where
+// the shape has a balance loss. The losses are what this rank's rows contribute.
 AuxiliaryLosses ComputeAuxiliaryLosses(const ModelShape& shape, const SequenceLayout& layout,
                                        const std::vector<BlockObservation>& blocks,
+                                       const std::vector<double>& choices,
                                        const StepCounts& counts);
 
 }  // namespace plait

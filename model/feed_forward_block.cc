@@ -24,14 +24,18 @@ std::string FeedForwardNormName(const ModelShape& shape, const std::string& laye
 }
 
 FeedForwardBlock::FeedForwardBlock(const ModelShape& shape, const std::string& layer_name,
-                                   DType dtype)
+                                   DType dtype, const DeviceMesh& mesh)
     : name_(FeedForwardName(shape, layer_name)),
       keep_output_(shape.activation_loss_coefficient > 0 && shape.activation_loss_on_block_output),
-      hidden_dim_(shape.hidden_dim),
+      tensor_(mesh),
+      hidden_dim_(tensor_.Share(shape.hidden_dim)),
       norm_(FeedForwardNormName(shape, layer_name), shape.model_dim, shape.rms_norm_epsilon, dtype),
-      gate_(name_ + ".gate_proj", hidden_dim_, shape.model_dim, Bias::kNo, dtype, Normal(shape)),
-      up_(name_ + ".up_proj", hidden_dim_, shape.model_dim, Bias::kNo, dtype, Normal(shape)),
-      down_(name_ + ".down_proj", shape.model_dim, hidden_dim_, Bias::kNo, dtype, Normal(shape)) {}
+      gate_(name_ + ".gate_proj", shape.hidden_dim, shape.model_dim, Bias::kNo, dtype,
+            Normal(shape), tensor_.Column()),
+      up_(name_ + ".up_proj", shape.hidden_dim, shape.model_dim, Bias::kNo, dtype, Normal(shape),
+          tensor_.Column()),
+      down_(name_ + ".down_proj", shape.model_dim, shape.hidden_dim, Bias::kNo, dtype,
+            Normal(shape), tensor_.Row()) {}
 
 std::vector<LayerParameter*> FeedForwardBlock::parameters() {
   std::vector<LayerParameter*> parameters;
@@ -43,8 +47,9 @@ std::vector<LayerParameter*> FeedForwardBlock::parameters() {
 absl::Status FeedForwardBlock::Forward(Execution& execution, const BlockForwardContext& context,
                                        ResidualStream& stream, std::unique_ptr<Saved>* saved) {
   auto keep = saved != nullptr ? std::make_unique<FeedForwardSaved>() : nullptr;
-  PLAIT_ASSIGN_OR_RETURN(const Tensor y,
+  PLAIT_ASSIGN_OR_RETURN(const Tensor rows,
                          norm_.Forward(execution, context, stream, keep ? &keep->norm : nullptr));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor y, tensor_.Gather(execution, rows));
   const int64_t tokens = y.shape()[0];
   Tensor gate_up = execution.Empty(y.dtype(), {tokens, 2 * hidden_dim_});
   const MatrixView gate = gate_up.columns(0, hidden_dim_),
@@ -55,8 +60,9 @@ absl::Status FeedForwardBlock::Forward(Execution& execution, const BlockForwardC
   PLAIT_RETURN_IF_ERROR(Annotate(
       GatedActivationForward(execution, {.gate = gate, .up = up, .out = activated.matrix()}),
       name_));
-  stream.delta = execution.Empty(y.dtype(), stream.residual.shape());
-  PLAIT_RETURN_IF_ERROR(down_.Forward(execution, activated.matrix(), stream.delta.matrix()));
+  Tensor partial = execution.Empty(y.dtype(), y.shape());
+  PLAIT_RETURN_IF_ERROR(down_.Forward(execution, activated.matrix(), partial.matrix()));
+  PLAIT_ASSIGN_OR_RETURN(stream.delta, tensor_.ReduceScatter(execution, partial));
   if (keep) {
     keep->residual_sum = stream.residual;
     if (keep_output_) keep->output = stream.delta;
@@ -71,9 +77,10 @@ absl::StatusOr<Tensor> FeedForwardBlock::Backward(Execution& execution,
                                                   const Tensor& gradient, const Saved& base) {
   const auto& saved = static_cast<const FeedForwardSaved&>(base);
   const DType dtype = gradient.dtype();
-  const int64_t tokens = gradient.shape()[0];
-  PLAIT_ASSIGN_OR_RETURN(const Tensor dout,
+  PLAIT_ASSIGN_OR_RETURN(const Tensor drows,
                          norm_.OutputGradient(execution, context, gradient, saved.output));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor dout, tensor_.Gather(execution, drows));
+  const int64_t tokens = dout.shape()[0];
   const ConstMatrixView gate = saved.gate_up.columns(0, hidden_dim_);
   const ConstMatrixView up = saved.gate_up.columns(hidden_dim_, hidden_dim_);
   Tensor dgate_up = execution.Empty(dtype, {tokens, 2 * hidden_dim_});
@@ -93,12 +100,14 @@ absl::StatusOr<Tensor> FeedForwardBlock::Backward(Execution& execution,
             {.gate = gate, .up = up, .dout = dactivated.matrix(), .dgate = dgate, .dup = dup}),
         name_));
   }
-  PLAIT_ASSIGN_OR_RETURN(const Tensor y, norm_.Recompute(execution, saved.residual_sum));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor rows, norm_.Recompute(execution, saved.residual_sum));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor y, tensor_.Gather(execution, rows));
   PLAIT_RETURN_IF_ERROR(gate_.WeightGradient(execution, dgate, y.matrix()));
   PLAIT_RETURN_IF_ERROR(up_.WeightGradient(execution, dup, y.matrix()));
-  Tensor dy = execution.Empty(StatisticsDType(dtype), y.shape());
-  PLAIT_RETURN_IF_ERROR(gate_.InputGradient(execution, dgate, dy.matrix()));
-  PLAIT_RETURN_IF_ERROR(up_.InputGradient(execution, dup, dy.matrix(), Accumulate::kYes));
+  Tensor dpartial = execution.Empty(StatisticsDType(dtype), y.shape());
+  PLAIT_RETURN_IF_ERROR(gate_.InputGradient(execution, dgate, dpartial.matrix()));
+  PLAIT_RETURN_IF_ERROR(up_.InputGradient(execution, dup, dpartial.matrix(), Accumulate::kYes));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor dy, tensor_.ReduceScatter(execution, dpartial));
   return norm_.Backward(execution, context, gradient, dy, saved.residual_sum, saved.norm);
 }
 

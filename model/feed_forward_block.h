@@ -9,6 +9,7 @@
 #include "model/linear.h"
 #include "model/model_shape.h"
 #include "model/pre_norm.h"
+#include "model/tensor_parallel.h"
 
 namespace plait {
 
@@ -16,7 +17,8 @@ class FeedForwardBlock : public Block {
  public:
   // layer_name: "model.layers.3". The names inside follow the family: feed_forward and
   // pre_ff_layernorm for Jamba, mlp and post_attention_layernorm for Llama.
-  FeedForwardBlock(const ModelShape& shape, const std::string& layer_name, DType dtype);
+  FeedForwardBlock(const ModelShape& shape, const std::string& layer_name, DType dtype,
+                   const DeviceMesh& mesh);
 
   const std::string& name() const override { return name_; }
   std::vector<LayerParameter*> parameters() override;
@@ -34,7 +36,8 @@ class FeedForwardBlock : public Block {
 
   std::string name_;
   bool keep_output_;
-  int64_t hidden_dim_;
+  TensorParallel tensor_;
+  int64_t hidden_dim_;  // of this rank
   PreNorm norm_;
   Linear gate_, up_, down_;
 };

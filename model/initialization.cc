@@ -35,15 +35,15 @@ double InitialValue(const Initialization& initialization, const RandomKey& key, 
 void InitializeMaster(ShardedParameter& parameter, const Initialization& initialization,
                       uint64_t seed) {
   const ShardSpec& spec = parameter.spec;
-  // Elements are numbered in the logical tensor; a box that is cut needs its own numbering first.
-  PLAIT_CHECK(spec.box_shape() == spec.logical_shape);
+  const bool whole = spec.has_whole_box();
   const RandomKey key(seed, RandomPurpose::kInitialization, parameter.name);
   const Shape& shape = spec.logical_shape;
   const int64_t last_dim = shape.rank() == 0 ? 1 : shape[shape.rank() - 1];
   // Elements are independent; a large model would be long in starting on one core.
 #pragma omp parallel for schedule(static) num_threads(NumAvailableCores())
   for (int64_t i = spec.elements.begin; i < spec.elements.end; ++i) {
-    const double value = InitialValue(initialization, key, i, last_dim);
+    const int64_t element = whole ? i : spec.LogicalElement(i);
+    const double value = InitialValue(initialization, key, element, last_dim);
     const int64_t local = i - spec.elements.begin;
     if (parameter.master.dtype() == DType::kF64) {
       parameter.master.data<double>()[local] = value;

@@ -11,6 +11,7 @@
 #include "model/feed_forward_block.h"
 #include "model/mamba_block.h"
 #include "model/mixture_of_experts_block.h"
+#include "parallel/host_collectives.h"
 
 namespace plait {
 namespace {
@@ -20,19 +21,20 @@ double At(const Tensor& tensor, int64_t i) {
                                        : static_cast<double>(tensor.data<float>()[i]);
 }
 
-std::vector<std::unique_ptr<Block>> MakeBlocks(const ModelShape& shape, DType dtype) {
+std::vector<std::unique_ptr<Block>> MakeBlocks(const ModelShape& shape, DType dtype,
+                                               const DeviceMesh& mesh) {
   std::vector<std::unique_ptr<Block>> blocks;
   for (size_t i = 0; i < shape.layers.size(); ++i) {
     const std::string layer_name = absl::StrCat("model.layers.", i);
     if (shape.layers[i].mixer == MixerKind::kAttention) {
-      blocks.push_back(std::make_unique<AttentionBlock>(shape, layer_name, dtype));
+      blocks.push_back(std::make_unique<AttentionBlock>(shape, layer_name, dtype, mesh));
     } else {
-      blocks.push_back(std::make_unique<MambaBlock>(shape, layer_name, dtype));
+      blocks.push_back(std::make_unique<MambaBlock>(shape, layer_name, dtype, mesh));
     }
     if (shape.layers[i].feed_forward == FeedForwardKind::kExperts) {
-      blocks.push_back(std::make_unique<MixtureOfExpertsBlock>(shape, layer_name, dtype));
+      blocks.push_back(std::make_unique<MixtureOfExpertsBlock>(shape, layer_name, dtype, mesh));
     } else {
-      blocks.push_back(std::make_unique<FeedForwardBlock>(shape, layer_name, dtype));
+      blocks.push_back(std::make_unique<FeedForwardBlock>(shape, layer_name, dtype, mesh));
     }
   }
   return blocks;
@@ -53,8 +55,9 @@ Tensor LossCoefficients(const Microbatch& microbatch, const StepCounts& counts, 
   return coefficients;
 }
 
-double LanguageModelLoss(const Microbatch& microbatch, const Tensor& log_probability,
-                         const StepCounts& counts) {
+// What the segment contributes.
+double SegmentLoss(const Microbatch& microbatch, const Tensor& log_probability,
+                   const StepCounts& counts) {
   double sum = 0;
   for (int64_t t = 0; t < microbatch.layout.tokens; ++t) {
     const double weight = At(microbatch.token_weight, t);
@@ -67,17 +70,21 @@ double LanguageModelLoss(const Microbatch& microbatch, const Tensor& log_probabi
 
 absl::StatusOr<Microbatch> Microbatch::Create(const Tensor& tokens, const Tensor& targets,
                                               const Tensor& token_weight,
-                                              const Tensor& document_offsets, DType dtype) {
+                                              const Tensor& document_offsets, DType dtype,
+                                              const TokenPart& part) {
   const int64_t count = tokens.num_elements();
   if (targets.num_elements() != count || token_weight.num_elements() != count) {
     return absl::InvalidArgumentError(absl::StrCat("microbatch: ", count, " tokens, but ",
                                                    targets.num_elements(), " targets and ",
                                                    token_weight.num_elements(), " weights"));
   }
-  Microbatch microbatch{
-      .tokens = tokens, .targets = targets.Clone(), .token_weight = token_weight, .layout = {}};
+  Microbatch microbatch;
+  PLAIT_ASSIGN_OR_RETURN(microbatch.layout, SequenceLayout::Create(tokens, document_offsets,
+                                                                   StatisticsDType(dtype), part));
+  const int64_t begin = microbatch.layout.segment_begin, end = begin + microbatch.layout.tokens;
+  Tensor all_targets = targets.Clone();
   for (int64_t t = 0; t < count; ++t) {
-    int32_t& target = microbatch.targets.data<int32_t>()[t];
+    int32_t& target = all_targets.data<int32_t>()[t];
     if (target >= 0) continue;
     if (At(token_weight, t) != 0) {
       return absl::InvalidArgumentError(
@@ -85,29 +92,35 @@ absl::StatusOr<Microbatch> Microbatch::Create(const Tensor& tokens, const Tensor
     }
     target = 0;  // never counted; any id of the vocabulary will do
   }
-  PLAIT_ASSIGN_OR_RETURN(microbatch.layout,
-                         SequenceLayout::Create(tokens, document_offsets, StatisticsDType(dtype)));
+  microbatch.tokens = tokens.Slice(begin, end);
+  microbatch.targets = all_targets.Slice(begin, end);
+  microbatch.token_weight = token_weight.Slice(begin, end);
   return microbatch;
 }
 
-LanguageModel::LanguageModel(const ModelShape& shape, DType dtype, Recomputation recomputation)
-    : shape_(shape),
+LanguageModel::LanguageModel(const ModelShape& shape, DType dtype, Recomputation recomputation,
+                             const DeviceMesh& mesh)
+    : mesh_(mesh),
+      shape_(shape),
       dtype_(dtype),
-      embedding_(shape, dtype),
-      stack_(MakeBlocks(shape, dtype), /*first_unit=*/1, recomputation),
+      embedding_(shape, dtype, mesh),
+      stack_(MakeBlocks(shape, dtype, mesh), /*first_unit=*/1, recomputation),
       final_norm_(shape.family == ModelFamily::kLlama ? "model.norm" : "model.final_layernorm",
                   shape.model_dim, shape.rms_norm_epsilon, dtype),
-      head_(head_weight()) {
+      head_(head_weight(), mesh) {
   if (!shape.tied_embeddings) {
     lm_head_ = {
         {.name = "lm_head.weight", .shape = {shape.vocabulary, shape.model_dim}, .dtype = dtype},
         {Initialization::Kind::kNormal, shape.initializer_range}};
+    Cut(lm_head_.parameter, /*dim=*/0, /*segments=*/1, mesh.coordinate(MeshAxis::kTensor),
+        mesh.size(MeshAxis::kTensor));
   }
 }
 
 std::unique_ptr<LanguageModel> LanguageModel::Create(const ModelShape& shape, DType dtype,
-                                                     Recomputation recomputation) {
-  return std::unique_ptr<LanguageModel>(new LanguageModel(shape, dtype, recomputation));
+                                                     Recomputation recomputation,
+                                                     const DeviceMesh& mesh) {
+  return std::unique_ptr<LanguageModel>(new LanguageModel(shape, dtype, recomputation, mesh));
 }
 
 Parameter& LanguageModel::head_weight() {
@@ -188,8 +201,8 @@ absl::StatusOr<LanguageModel::Saved> LanguageModel::ForwardForLoss(Execution& ex
                             ? saved.stack.blocks[i + 1]->residual_sum
                             : saved.stack.inputs[i + 1];
     RowStatisticsPair statistics{
-        execution.Empty(StatisticsDType(dtype_), {microbatch.layout.tokens}),
-        execution.Empty(StatisticsDType(dtype_), {microbatch.layout.tokens})};
+        execution.Empty(StatisticsDType(dtype_), {microbatch.layout.rows}),
+        execution.Empty(StatisticsDType(dtype_), {microbatch.layout.rows})};
     PLAIT_RETURN_IF_ERROR(
         RowStatistics(execution, {.x = sum.matrix(),
                                   .square_sum = statistics.square_sum.vector(),
@@ -199,8 +212,9 @@ absl::StatusOr<LanguageModel::Saved> LanguageModel::ForwardForLoss(Execution& ex
   return saved;
 }
 
-AuxiliaryLosses LanguageModel::Auxiliary(const SequenceLayout& layout, const Saved& saved,
-                                         const StepCounts& counts) const {
+absl::StatusOr<AuxiliaryLosses> LanguageModel::Auxiliary(const SequenceLayout& layout,
+                                                         const Saved& saved,
+                                                         const StepCounts& counts) const {
   std::vector<BlockObservation> blocks;
   for (int i = 0; i < stack_.size(); ++i) {
     blocks.push_back(
@@ -209,7 +223,12 @@ AuxiliaryLosses LanguageModel::Auxiliary(const SequenceLayout& layout, const Sav
          .residual = saved.residual_statistics.empty() ? nullptr : &saved.residual_statistics[i],
          .routing = stack_.routing(saved.stack, i)});
   }
-  return ComputeAuxiliaryLosses(shape_, layout, blocks, counts);
+  std::vector<double> choices = ExpertChoices(shape_, layout, blocks);
+  if (shape_.balance_loss_coefficient > 0 && mesh_.microbatch().size() > 1 && shape_.experts > 0) {
+    PLAIT_RETURN_IF_ERROR(AllReduceOnHost(
+        mesh_.microbatch(), {choices.data(), DType::kF64, shape_.experts}, ReduceOperation::kSum));
+  }
+  return ComputeAuxiliaryLosses(shape_, layout, blocks, choices, counts);
 }
 
 absl::Status LanguageModel::Backward(Execution& execution, ParameterSharder& sharder,
@@ -243,7 +262,7 @@ absl::StatusOr<MicrobatchLosses> LanguageModel::LossAndGradient(Execution& execu
                                                                 const StepCounts& counts) {
   Tensor hidden;
   PLAIT_ASSIGN_OR_RETURN(Saved saved, ForwardForLoss(execution, sharder, microbatch, &hidden));
-  AuxiliaryLosses auxiliary = Auxiliary(microbatch.layout, saved, counts);
+  PLAIT_ASSIGN_OR_RETURN(AuxiliaryLosses auxiliary, Auxiliary(microbatch.layout, saved, counts));
   const Tensor coefficients = LossCoefficients(microbatch, counts, StatisticsDType(dtype_));
   if (shape_.tied_embeddings) PLAIT_RETURN_IF_ERROR(sharder.PrepareGradients(execution, 0));
   PLAIT_RETURN_IF_ERROR(sharder.PrepareGradients(execution, head_unit()));
@@ -254,12 +273,20 @@ absl::StatusOr<MicrobatchLosses> LanguageModel::LossAndGradient(Execution& execu
   hidden = Tensor();
   PLAIT_RETURN_IF_ERROR(Backward(execution, sharder, microbatch, auxiliary, head.dx, saved));
   return MicrobatchLosses{
-      .language_model = LanguageModelLoss(microbatch, head.log_probability, counts),
+      .language_model = OwnLanguageModelLoss(microbatch, head.log_probability, counts),
       .balance = auxiliary.balance,
       .z = auxiliary.z,
       .activation = auxiliary.activation,
       .watch = std::move(auxiliary.watch),
       .log_probability = std::move(head.log_probability)};
+}
+
+// Tensor ranks know the same log-probabilities: the first of them counts.
+double LanguageModel::OwnLanguageModelLoss(const Microbatch& microbatch,
+                                           const Tensor& log_probability,
+                                           const StepCounts& counts) const {
+  if (mesh_.coordinate(MeshAxis::kTensor) != 0) return 0;
+  return SegmentLoss(microbatch, log_probability, counts);
 }
 
 // Where no backward follows.
@@ -286,16 +313,17 @@ absl::StatusOr<MicrobatchLosses> LanguageModel::Losses(Execution& execution,
                                                        const StepCounts& counts) {
   Tensor hidden;
   PLAIT_ASSIGN_OR_RETURN(Saved saved, ForwardForLoss(execution, sharder, microbatch, &hidden));
-  AuxiliaryLosses auxiliary = Auxiliary(microbatch.layout, saved, counts);
+  PLAIT_ASSIGN_OR_RETURN(AuxiliaryLosses auxiliary, Auxiliary(microbatch.layout, saved, counts));
   PLAIT_ASSIGN_OR_RETURN(Tensor log_probability,
                          head_.LogProbabilities(execution, hidden, microbatch.targets));
   PLAIT_RETURN_IF_ERROR(ReshardAfterForward(execution, sharder));
-  return MicrobatchLosses{.language_model = LanguageModelLoss(microbatch, log_probability, counts),
-                          .balance = auxiliary.balance,
-                          .z = auxiliary.z,
-                          .activation = auxiliary.activation,
-                          .watch = std::move(auxiliary.watch),
-                          .log_probability = std::move(log_probability)};
+  return MicrobatchLosses{
+      .language_model = OwnLanguageModelLoss(microbatch, log_probability, counts),
+      .balance = auxiliary.balance,
+      .z = auxiliary.z,
+      .activation = auxiliary.activation,
+      .watch = std::move(auxiliary.watch),
+      .log_probability = std::move(log_probability)};
 }
 
 }  // namespace plait

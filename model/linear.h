@@ -1,4 +1,6 @@
-// Linear layer: y = x W^T + b.  Backward: dx = dy W, dW += dy^T x, db += sum_t dy.
+// Linear layer: y = x W^T + b.  Backward: dx = dy W, dW += dy^T x, db += sum_t dy. The tensor axis
+// may cut it: by columns (outputs), or by rows (inputs), where y is this rank's part of a sum to
+// which the first rank adds the bias.
 #pragma once
 
 #include <string>
@@ -8,6 +10,7 @@
 #include "base/execution.h"
 #include "kernels/matmul_args.h"
 #include "model/initialization.h"
+#include "model/tensor_parallel.h"
 
 namespace plait {
 
@@ -15,10 +18,10 @@ enum class Bias { kNo, kYes };
 
 class Linear {
  public:
-  // name: without ".weight". The weight is [out_dim, in_dim]; the bias, where there is one, starts
-  // at zero.
+  // name: without ".weight". The whole weight is [out_dim, in_dim]; the bias, where there is one,
+  // starts at zero.
   Linear(const std::string& name, int64_t out_dim, int64_t in_dim, Bias bias, DType dtype,
-         Initialization initialization);
+         Initialization initialization, const TensorCut& cut = {});
 
   // y: [tokens, out_dim], overwritten.
   absl::Status Forward(Execution& execution, ConstMatrixView x, MatrixView y) const;
@@ -28,11 +31,15 @@ class Linear {
   // Adds to the gradients of weight and bias.
   absl::Status WeightGradient(Execution& execution, ConstMatrixView dy, ConstMatrixView x);
 
+  // Of what this rank has.
+  int64_t out_dim() const { return weight_.parameter.shape[0]; }
+
   void AppendParameters(std::vector<LayerParameter*>& parameters);
 
  private:
   LayerParameter weight_;
   LayerParameter bias_;  // shape of rank 0 where there is none
+  bool adds_bias_;
 };
 
 }  // namespace plait

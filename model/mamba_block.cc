@@ -27,39 +27,48 @@ Bias ProjectionBias(const ModelShape& shape) {
 }  // namespace
 
 // dt_proj's bias is applied inside the scan, so the Linear has none and the block owns it.
-MambaBlock::MambaBlock(const ModelShape& shape, const std::string& layer_name, DType dtype)
+MambaBlock::MambaBlock(const ModelShape& shape, const std::string& layer_name, DType dtype,
+                       const DeviceMesh& mesh)
     : name_(layer_name + ".mamba"),
       keep_output_(shape.activation_loss_coefficient > 0 && shape.activation_loss_on_block_output),
-      channels_(shape.channels),
+      tensor_(mesh),
+      channels_(tensor_.Share(shape.channels)),
       state_dim_(shape.state_dim),
       dt_rank_(shape.dt_rank),
       norm_(layer_name + ".input_layernorm", shape.model_dim, shape.rms_norm_epsilon, dtype),
-      in_(name_ + ".in_proj", 2 * channels_, shape.model_dim, ProjectionBias(shape), dtype,
-          Normal(shape)),
-      x_(name_ + ".x_proj", dt_rank_ + 2 * state_dim_, channels_, Bias::kNo, dtype, Normal(shape)),
-      dt_(name_ + ".dt_proj", channels_, dt_rank_, Bias::kNo, dtype, Uniform(shape, dt_rank_)),
-      out_(name_ + ".out_proj", shape.model_dim, channels_, ProjectionBias(shape), dtype,
-           Normal(shape)),
+      in_(name_ + ".in_proj", 2 * shape.channels, shape.model_dim, ProjectionBias(shape), dtype,
+          Normal(shape), tensor_.Column(/*segments=*/2)),
+      x_(name_ + ".x_proj", dt_rank_ + 2 * state_dim_, shape.channels, Bias::kNo, dtype,
+         Normal(shape), tensor_.Row()),
+      dt_(name_ + ".dt_proj", shape.channels, dt_rank_, Bias::kNo, dtype, Uniform(shape, dt_rank_),
+          tensor_.Column()),
+      out_(name_ + ".out_proj", shape.model_dim, shape.channels, ProjectionBias(shape), dtype,
+           Normal(shape), tensor_.Row()),
       dt_norm_(name_ + ".dt_layernorm", dt_rank_, shape.rms_norm_epsilon, dtype),
       b_norm_(name_ + ".b_layernorm", state_dim_, shape.rms_norm_epsilon, dtype),
       c_norm_(name_ + ".c_layernorm", state_dim_, shape.rms_norm_epsilon, dtype) {
   const DType f32 = StatisticsDType(dtype);
-  conv_weight_ = {
-      {.name = name_ + ".conv1d.weight", .shape = {channels_, 1, shape.conv_width}, .dtype = f32},
-      Uniform(shape, shape.conv_width)};
+  conv_weight_ = {{.name = name_ + ".conv1d.weight",
+                   .shape = {shape.channels, 1, shape.conv_width},
+                   .dtype = f32},
+                  Uniform(shape, shape.conv_width)};
   if (shape.conv_bias) {
-    conv_bias_ = {{.name = name_ + ".conv1d.bias", .shape = {channels_}, .dtype = f32},
+    conv_bias_ = {{.name = name_ + ".conv1d.bias", .shape = {shape.channels}, .dtype = f32},
                   shape.dt_initialization == DtInitialization::kReference
                       ? Initialization{}
                       : Uniform(shape, shape.conv_width)};
   }
-  a_log_ = {{.name = name_ + ".A_log", .shape = {channels_, state_dim_}, .dtype = f32},
+  a_log_ = {{.name = name_ + ".A_log", .shape = {shape.channels, state_dim_}, .dtype = f32},
             {Kind::kLogStateIndex, 0}};
-  d_ = {{.name = name_ + ".D", .shape = {channels_}, .dtype = f32}, {Kind::kConstant, 1.0}};
-  dt_bias_ = {{.name = name_ + ".dt_proj.bias", .shape = {channels_}, .dtype = f32},
+  d_ = {{.name = name_ + ".D", .shape = {shape.channels}, .dtype = f32}, {Kind::kConstant, 1.0}};
+  dt_bias_ = {{.name = name_ + ".dt_proj.bias", .shape = {shape.channels}, .dtype = f32},
               shape.dt_initialization == DtInitialization::kReference
                   ? Initialization{}
                   : Initialization{Kind::kDtBias, 0}};
+  for (LayerParameter* cut : {&conv_weight_, &conv_bias_, &a_log_, &d_, &dt_bias_}) {
+    if (cut->parameter.shape.rank() == 0) continue;  // absent
+    Cut(cut->parameter, /*dim=*/0, /*segments=*/1, tensor_.rank(), tensor_.size());
+  }
 }
 
 std::vector<LayerParameter*> MambaBlock::parameters() {
@@ -120,8 +129,9 @@ SelectiveScanInputs MambaBlock::ScanInputs(const SequenceLayout& layout, const T
 absl::Status MambaBlock::Forward(Execution& execution, const BlockForwardContext& context,
                                  ResidualStream& stream, std::unique_ptr<Saved>* saved) {
   auto keep = saved != nullptr ? std::make_unique<MambaSaved>() : nullptr;
-  PLAIT_ASSIGN_OR_RETURN(const Tensor y,
+  PLAIT_ASSIGN_OR_RETURN(const Tensor rows,
                          norm_.Forward(execution, context, stream, keep ? &keep->norm : nullptr));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor y, tensor_.Gather(execution, rows));
   const SequenceLayout& layout = *context.layout;
   const int64_t tokens = layout.tokens;
   const DType dtype = y.dtype(), statistics = StatisticsDType(dtype);
@@ -143,6 +153,7 @@ absl::Status MambaBlock::Forward(Execution& execution, const BlockForwardContext
 
   Tensor selection = execution.Empty(dtype, {tokens, dt_rank_ + 2 * state_dim_});
   PLAIT_RETURN_IF_ERROR(x_.Forward(execution, u.matrix(), selection.matrix()));
+  PLAIT_RETURN_IF_ERROR(tensor_.AllReduce(execution, selection));
   Tensor inverse_rms = keep ? execution.Empty(statistics, {3, tokens}) : Tensor();
   PLAIT_ASSIGN_OR_RETURN(const Tensor normalized,
                          NormalizedSelection(execution, selection, keep ? &inverse_rms : nullptr));
@@ -165,8 +176,9 @@ absl::Status MambaBlock::Forward(Execution& execution, const BlockForwardContext
   }
   PLAIT_RETURN_IF_ERROR(Annotate(SelectiveScanForward(execution, scan), name_));
 
-  stream.delta = execution.Empty(dtype, stream.residual.shape());
-  PLAIT_RETURN_IF_ERROR(out_.Forward(execution, scanned.matrix(), stream.delta.matrix()));
+  Tensor partial = execution.Empty(dtype, y.shape());
+  PLAIT_RETURN_IF_ERROR(out_.Forward(execution, scanned.matrix(), partial.matrix()));
+  PLAIT_ASSIGN_OR_RETURN(stream.delta, tensor_.ReduceScatter(execution, partial));
   if (keep) {
     keep->residual_sum = stream.residual;
     if (keep_output_) keep->output = stream.delta;
@@ -188,8 +200,9 @@ absl::StatusOr<Tensor> MambaBlock::Backward(Execution& execution,
   const SequenceLayout& layout = *context.layout;
   const int64_t tokens = layout.tokens;
   const DType dtype = gradient.dtype(), statistics = StatisticsDType(dtype);
-  PLAIT_ASSIGN_OR_RETURN(const Tensor dout,
+  PLAIT_ASSIGN_OR_RETURN(const Tensor drows,
                          norm_.OutputGradient(execution, context, gradient, saved.output));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor dout, tensor_.Gather(execution, drows));
   PLAIT_RETURN_IF_ERROR(out_.WeightGradient(execution, dout.matrix(), saved.scanned.matrix()));
   Tensor dscanned = execution.Empty(dtype, {tokens, channels_});
   PLAIT_RETURN_IF_ERROR(out_.InputGradient(execution, dout.matrix(), dscanned.matrix()));
@@ -223,6 +236,7 @@ absl::StatusOr<Tensor> MambaBlock::Backward(Execution& execution,
       dt_.WeightGradient(execution, ddt.matrix(), normalized.columns(0, dt_rank_)));
   PLAIT_RETURN_IF_ERROR(
       dt_.InputGradient(execution, ddt.matrix(), dnormalized.columns(0, dt_rank_)));
+  PLAIT_RETURN_IF_ERROR(tensor_.AllReduce(execution, dnormalized));
   Tensor dselection = execution.Empty(dtype, normalized.shape());
   int64_t i = 0;
   for (const Part& part : Parts()) {
@@ -231,7 +245,9 @@ absl::StatusOr<Tensor> MambaBlock::Backward(Execution& execution,
     PLAIT_RETURN_IF_ERROR(
         part.norm->Backward(execution, dnormalized.columns(part.begin, part.columns),
                             saved.selection.columns(part.begin, part.columns), inverse_rms.vector(),
-                            {}, dselection.columns(part.begin, part.columns)));
+                            {}, dselection.columns(part.begin, part.columns),
+                            tensor_.rank() == 0 ? RmsNorm::WeightGradient::kAdded
+                                                : RmsNorm::WeightGradient::kLeftToAnotherRank));
   }
   PLAIT_RETURN_IF_ERROR(x_.WeightGradient(execution, dselection.matrix(), saved.u.matrix()));
   Tensor du_selection = execution.Empty(statistics, du.shape());
@@ -250,10 +266,12 @@ absl::StatusOr<Tensor> MambaBlock::Backward(Execution& execution,
                                             .dweight = conv_weight_.parameter.gradient.matrix()};
   if (conv_bias_.parameter.gradient) convolution.dbias = conv_bias_.parameter.gradient.vector();
   PLAIT_RETURN_IF_ERROR(Annotate(CausalConvolutionBackward(execution, convolution), name_));
-  PLAIT_ASSIGN_OR_RETURN(const Tensor y, norm_.Recompute(execution, saved.residual_sum));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor rows, norm_.Recompute(execution, saved.residual_sum));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor y, tensor_.Gather(execution, rows));
   PLAIT_RETURN_IF_ERROR(in_.WeightGradient(execution, dxz.matrix(), y.matrix()));
-  Tensor dy = execution.Empty(dtype, y.shape());
-  PLAIT_RETURN_IF_ERROR(in_.InputGradient(execution, dxz.matrix(), dy.matrix()));
+  Tensor dpartial = execution.Empty(dtype, y.shape());
+  PLAIT_RETURN_IF_ERROR(in_.InputGradient(execution, dxz.matrix(), dpartial.matrix()));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor dy, tensor_.ReduceScatter(execution, dpartial));
   return norm_.Backward(execution, context, gradient, dy, saved.residual_sum, saved.norm);
 }
 

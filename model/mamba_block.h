@@ -2,6 +2,8 @@
 //   [x | z] = in_proj(y);  u = silu(conv(x));  [dt_low | B | C] = x_proj(u), each normalised by its
 //   own RMSNorm dt = dt_proj(dt_low);  s = selective_scan(u, dt, B, C, z; A_log, D);  output =
 //   out_proj(s)
+// The tensor axis cuts the channels; x_proj then gives every rank a part of a sum, and what follows
+// from that sum is computed alike on all of them.
 // Source: Gu and Dao, "Mamba", 2023; Lieber et al., "Jamba", 2024.
 #pragma once
 
@@ -14,12 +16,14 @@
 #include "model/linear.h"
 #include "model/model_shape.h"
 #include "model/pre_norm.h"
+#include "model/tensor_parallel.h"
 
 namespace plait {
 
 class MambaBlock : public Block {
  public:
-  MambaBlock(const ModelShape& shape, const std::string& layer_name, DType dtype);
+  MambaBlock(const ModelShape& shape, const std::string& layer_name, DType dtype,
+             const DeviceMesh& mesh);
 
   const std::string& name() const override { return name_; }
   std::vector<LayerParameter*> parameters() override;
@@ -56,7 +60,9 @@ class MambaBlock : public Block {
 
   std::string name_;
   bool keep_output_;
-  int64_t channels_, state_dim_, dt_rank_;
+  TensorParallel tensor_;
+  int64_t channels_;  // of this rank
+  int64_t state_dim_, dt_rank_;
   PreNorm norm_;
   Linear in_, x_, dt_, out_;
   LayerParameter conv_weight_, conv_bias_, a_log_, d_, dt_bias_;

@@ -40,7 +40,7 @@ ConstMatrixView Stacked(const Tensor& weight) { return weight.matrix(); }
 }  // namespace
 
 MixtureOfExpertsBlock::MixtureOfExpertsBlock(const ModelShape& shape, const std::string& layer_name,
-                                             DType dtype)
+                                             DType dtype, const DeviceMesh&)
     : name_(FeedForwardName(shape, layer_name)),
       keep_output_(shape.activation_loss_coefficient > 0 && shape.activation_loss_on_block_output),
       keep_expert_rows_(shape.activation_loss_coefficient > 0 &&

@@ -15,12 +15,14 @@
 #include "model/linear.h"
 #include "model/model_shape.h"
 #include "model/pre_norm.h"
+#include "parallel/device_mesh.h"
 
 namespace plait {
 
 class MixtureOfExpertsBlock : public Block {
  public:
-  MixtureOfExpertsBlock(const ModelShape& shape, const std::string& layer_name, DType dtype);
+  MixtureOfExpertsBlock(const ModelShape& shape, const std::string& layer_name, DType dtype,
+                        const DeviceMesh& mesh);
 
   const std::string& name() const override { return name_; }
   std::vector<LayerParameter*> parameters() override;

@@ -7,7 +7,10 @@ namespace plait {
 
 RmsNorm::RmsNorm(const std::string& name, int64_t dim, double epsilon, DType dtype)
     : epsilon_(epsilon) {
-  weight_ = {{.name = name + ".weight", .shape = {dim}, .dtype = StatisticsDType(dtype)},
+  weight_ = {{.name = name + ".weight",
+              .shape = {dim},
+              .dtype = StatisticsDType(dtype),
+              .group = MeshGroup::kSequence},
              {Initialization::Kind::kConstant, 1.0}};
 }
 
@@ -54,14 +57,18 @@ absl::Status RmsNorm::Forward(Execution& execution, ConstMatrixView x, MatrixVie
 
 absl::Status RmsNorm::Backward(Execution& execution, ConstMatrixView dy, ConstMatrixView r,
                                ConstVectorView inverse_rms, ConstMatrixView residual_gradient,
-                               MatrixView dr) {
+                               MatrixView dr, WeightGradient weight_gradient) {
+  Tensor dweight = weight_.parameter.gradient;
+  if (weight_gradient == WeightGradient::kLeftToAnotherRank) {
+    dweight = execution.Zeros(dweight.dtype(), dweight.shape());
+  }
   return Annotate(RmsNormBackward(execution, {.dy = dy,
                                               .r = r,
                                               .weight = weight_.parameter.value.vector(),
                                               .inverse_rms = inverse_rms,
                                               .dr_in = residual_gradient,
                                               .dr = dr,
-                                              .dweight = weight_.parameter.gradient.vector()}),
+                                              .dweight = dweight.vector()}),
                   weight_.parameter.name);
 }
 

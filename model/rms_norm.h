@@ -26,11 +26,14 @@ class RmsNorm {
   absl::Status Forward(Execution& execution, ConstMatrixView x, MatrixView y,
                        VectorView inverse_rms) const;
 
+  // Whether Backward adds to the weight's gradient: not where another rank adds the same.
+  enum class WeightGradient { kAdded, kLeftToAnotherRank };
+
   // dr = residual_gradient (absent: zero) + the gradient through the norm. Adds to the weight's
   // gradient.
   absl::Status Backward(Execution& execution, ConstMatrixView dy, ConstMatrixView r,
                         ConstVectorView inverse_rms, ConstMatrixView residual_gradient,
-                        MatrixView dr);
+                        MatrixView dr, WeightGradient weight_gradient = WeightGradient::kAdded);
 
   void AppendParameters(std::vector<LayerParameter*>& parameters) {
     parameters.push_back(&weight_);

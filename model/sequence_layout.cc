@@ -1,5 +1,6 @@
 #include "model/sequence_layout.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -17,30 +18,59 @@ void SetReal(Tensor& real, int64_t t, double value) {
 
 }  // namespace
 
+TokenPart TokenPart::Of(const DeviceMesh& mesh) {
+  return {.context_rank = mesh.coordinate(MeshAxis::kContext),
+          .contexts = mesh.size(MeshAxis::kContext),
+          .tensor_rank = mesh.coordinate(MeshAxis::kTensor),
+          .tensors = mesh.size(MeshAxis::kTensor)};
+}
+
 absl::StatusOr<SequenceLayout> SequenceLayout::Create(const Tensor& token_ids,
                                                       const Tensor& document_offsets,
-                                                      DType statistics_dtype) {
+                                                      DType statistics_dtype,
+                                                      const TokenPart& part) {
   SequenceLayout layout;
-  layout.tokens = token_ids.num_elements();
+  const int64_t tokens = token_ids.num_elements();
   const auto offsets = document_offsets.values<int32_t>();
-  layout.document_offsets.assign(offsets.begin(), offsets.end());
-  if (offsets.empty() || offsets.front() != 0 || offsets.back() != layout.tokens) {
+  if (offsets.empty() || offsets.front() != 0 || offsets.back() != tokens) {
     return absl::InvalidArgumentError(
-        absl::StrCat("document_offsets: expected to run from 0 to ", layout.tokens, " tokens"));
+        absl::StrCat("document_offsets: expected to run from 0 to ", tokens, " tokens"));
   }
+  if (tokens % (part.contexts * part.tensors) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "microbatch of ", tokens,
+        " tokens does not divide by context x tensor = ", part.contexts * part.tensors));
+  }
+  layout.tokens = tokens / part.contexts;
+  layout.segment_begin = layout.tokens * part.context_rank;
+  layout.rows = layout.tokens / part.tensors;
+  layout.rows_begin = layout.rows * part.tensor_rank;
+  layout.microbatch_document_offsets.assign(offsets.begin(), offsets.end());
   layout.positions.resize(static_cast<size_t>(layout.tokens));
+  const int64_t begin = layout.segment_begin, end = begin + layout.tokens;
+  layout.document_offsets.push_back(0);
   for (size_t s = 0; s + 1 < offsets.size(); ++s) {
     if (offsets[s + 1] <= offsets[s]) {
       return absl::InvalidArgumentError(absl::StrCat("document_offsets: entry ", s + 1, " is ",
                                                      offsets[s + 1], ", not above ", offsets[s]));
     }
-    std::iota(layout.positions.begin() + offsets[s], layout.positions.begin() + offsets[s + 1], 0);
+    const int64_t first = std::max<int64_t>(offsets[s], begin);
+    const int64_t last = std::min<int64_t>(offsets[s + 1], end);
+    if (first >= last) continue;
+    std::iota(layout.positions.begin() + (first - begin), layout.positions.begin() + (last - begin),
+              static_cast<int32_t>(first - offsets[s]));
+    layout.document_offsets.push_back(static_cast<int32_t>(last - begin));
+    layout.begins_inside = layout.begins_inside || offsets[s] < begin;
+    layout.ends_inside = layout.ends_inside || offsets[s + 1] > end;
   }
-  layout.real = Tensor::OnHost(statistics_dtype, {layout.tokens});
-  for (int64_t t = 0; t < layout.tokens; ++t) {
+  layout.real = Tensor::OnHost(statistics_dtype, {layout.rows});
+  const int64_t own = begin + layout.rows_begin;
+  for (int64_t t = 0; t < tokens; ++t) {
     const bool real = token_ids.data<int32_t>()[t] >= 0;
-    SetReal(layout.real, t, real ? 1 : 0);
     layout.real_tokens += real;
+    if (t < own || t >= own + layout.rows) continue;
+    SetReal(layout.real, t - own, real ? 1 : 0);
+    layout.real_rows += real;
   }
   return layout;
 }
@@ -49,8 +79,11 @@ SequenceLayout SequenceLayout::Continuation(int64_t tokens, int64_t first_positi
                                             DType statistics_dtype) {
   SequenceLayout layout;
   layout.tokens = tokens;
+  layout.rows = tokens;
+  layout.real_rows = tokens;
   layout.real_tokens = tokens;
   layout.document_offsets = {0, static_cast<int32_t>(tokens)};
+  layout.microbatch_document_offsets = layout.document_offsets;
   layout.positions.resize(static_cast<size_t>(tokens));
   std::iota(layout.positions.begin(), layout.positions.end(), static_cast<int32_t>(first_position));
   layout.real = Tensor::OnHost(statistics_dtype, {tokens});

@@ -1,4 +1,6 @@
-// Token embedding: y[t] = weight[token[t]]; padding (a negative id) reads as zeros.
+// Token embedding: y[t] = weight[token[t]]; padding (a negative id) reads as zeros. The tensor axis
+// cuts the vocabulary: each rank looks up what it has, and the sum over the ranks is dealt out as
+// rows.
 #pragma once
 
 #include <vector>
@@ -8,22 +10,28 @@
 #include "base/execution.h"
 #include "model/initialization.h"
 #include "model/model_shape.h"
+#include "model/tensor_parallel.h"
 
 namespace plait {
 
 class TokenEmbedding {
  public:
-  TokenEmbedding(const ModelShape& shape, DType dtype);
+  TokenEmbedding(const ModelShape& shape, DType dtype, const DeviceMesh& mesh);
 
-  // tokens: i32 [tokens]. Returns [tokens, model_dim]. InvalidArgument where an id is past the
-  // vocabulary.
+  // tokens: i32 [tokens of the segment]. Returns [own rows, model_dim]. InvalidArgument where an id
+  // is past the vocabulary.
   absl::StatusOr<Tensor> Forward(Execution& execution, const Tensor& tokens) const;
-  // dy: [tokens, model_dim]. Adds to the weight's gradient.
+  // dy: [own rows, model_dim]. Adds to the weight's gradient.
   absl::Status Backward(Execution& execution, const Tensor& dy, const Tensor& tokens);
 
   LayerParameter& weight() { return weight_; }
 
  private:
+  // Ids counted in this rank's part of the vocabulary, those of other ranks as padding.
+  absl::StatusOr<Tensor> OwnIds(const Tensor& tokens) const;
+
+  TensorParallel tensor_;
+  int64_t vocabulary_;  // of all ranks
   LayerParameter weight_;
 };
 

@@ -1,6 +1,8 @@
 #include "model/token_log_probability_head.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "base/status_macros.h"
 #include "kernels/matmul.h"
@@ -12,6 +14,19 @@ namespace {
 // Tokens per chunk: logits of 128 x 65,536 f32 are 32 MiB, of a small vocabulary they stay in
 // cache.
 constexpr int64_t kChunkTokens = 128;
+
+double At(const Tensor& tensor, int64_t i) {
+  return tensor.dtype() == DType::kF64 ? tensor.data<double>()[i]
+                                       : static_cast<double>(tensor.data<float>()[i]);
+}
+
+void Put(Tensor& tensor, int64_t i, double value) {
+  if (tensor.dtype() == DType::kF64) {
+    tensor.data<double>()[i] = value;
+  } else {
+    tensor.data<float>()[i] = static_cast<float>(value);
+  }
+}
 
 }  // namespace
 
@@ -27,20 +42,60 @@ absl::StatusOr<Tensor> TokenLogProbabilityHead::Logits(Execution& execution,
   return logits;
 }
 
+absl::StatusOr<Tensor> TokenLogProbabilityHead::WholeLogSumExp(Execution& execution,
+                                                               const Tensor& logits,
+                                                               const int32_t* own_targets,
+                                                               Tensor& log_probability) const {
+  const int64_t rows = logits.shape()[0];
+  Tensor own = execution.Empty(logits.dtype(), {2, rows});
+  Tensor log_sum_exp = own.Flat(0, {rows}), target_logit = own.Flat(rows, {rows});
+  PLAIT_RETURN_IF_ERROR(Annotate(
+      TokenCrossEntropy(execution, TokenCrossEntropyArgs{.logits = logits.matrix(),
+                                                         .targets = own_targets,
+                                                         .log_sum_exp = log_sum_exp.vector(),
+                                                         .target_logit = target_logit.vector()}),
+      weight_.name));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, tensor_.Gather(execution, own));
+  Tensor whole = execution.Empty(logits.dtype(), {rows});
+  for (int64_t t = 0; t < rows; ++t) {
+    double largest = -std::numeric_limits<double>::infinity(), sum = 0, target = 0;
+    for (int64_t r = 0; r < tensor_.size(); ++r) {
+      largest = std::max(largest, At(all, 2 * r * rows + t));
+      target += At(all, (2 * r + 1) * rows + t);
+    }
+    for (int64_t r = 0; r < tensor_.size(); ++r) {
+      sum += std::exp(At(all, 2 * r * rows + t) - largest);
+    }
+    const double total = largest + std::log(sum);
+    Put(whole, t, total);
+    Put(log_probability, t, target - total);
+  }
+  return whole;
+}
+
 absl::StatusOr<TokenLogProbabilityHead::LossGradient> TokenLogProbabilityHead::Run(
-    Execution& execution, const Tensor& x, const Tensor& targets, const Tensor* coefficients) {
+    Execution& execution, const Tensor& rows, const Tensor& targets, const Tensor* coefficients) {
+  PLAIT_ASSIGN_OR_RETURN(const Tensor x, tensor_.Gather(execution, rows));
   const int64_t tokens = x.shape()[0], vocabulary = weight_.value.shape()[0];
   const DType statistics = StatisticsDType(x.dtype());
   LossGradient result{.log_probability = execution.Empty(statistics, {tokens}), .dx = {}};
-  if (coefficients != nullptr) result.dx = execution.Empty(x.dtype(), x.shape());
+  Tensor dx = coefficients != nullptr ? execution.Empty(x.dtype(), x.shape()) : Tensor();
+  const std::vector<int32_t> own_targets = OwnTargets(targets);
   for (int64_t begin = 0; begin < tokens; begin += kChunkTokens) {
     const int64_t end = std::min(begin + kChunkTokens, tokens);
     const Tensor x_chunk = x.Slice(begin, end);
     PLAIT_ASSIGN_OR_RETURN(Tensor logits, Logits(execution, x_chunk));
     Tensor log_probability = result.log_probability.Slice(begin, end);
-    TokenCrossEntropyArgs args{.logits = logits.matrix(),
-                               .targets = targets.data<int32_t>() + begin,
-                               .log_probability = log_probability.vector()};
+    TokenCrossEntropyArgs args{.logits = logits.matrix(), .targets = own_targets.data() + begin};
+    Tensor log_sum_exp;
+    if (tensor_.size() > 1) {
+      PLAIT_ASSIGN_OR_RETURN(log_sum_exp,
+                             WholeLogSumExp(execution, logits, args.targets, log_probability));
+      args.given_log_sum_exp = log_sum_exp.vector();
+      if (coefficients == nullptr) continue;
+    } else {
+      args.log_probability = log_probability.vector();
+    }
     if (coefficients == nullptr) {
       PLAIT_RETURN_IF_ERROR(Annotate(TokenCrossEntropy(execution, args), weight_.name));
       continue;
@@ -51,7 +106,7 @@ absl::StatusOr<TokenLogProbabilityHead::LossGradient> TokenLogProbabilityHead::R
     args.coefficient = coefficient_chunk.vector();
     args.dlogits = dlogits.matrix();
     PLAIT_RETURN_IF_ERROR(Annotate(TokenCrossEntropy(execution, args), weight_.name));
-    Tensor dx_chunk = result.dx.Slice(begin, end);
+    Tensor dx_chunk = dx.Slice(begin, end);
     PLAIT_RETURN_IF_ERROR(Annotate(
         Matmul(execution,
                {.a = dlogits.matrix(), .b = weight_.value.matrix(), .c = dx_chunk.matrix()}),
@@ -63,7 +118,18 @@ absl::StatusOr<TokenLogProbabilityHead::LossGradient> TokenLogProbabilityHead::R
                                                       .accumulate = Accumulate::kYes}),
                                    weight_.name));
   }
+  if (coefficients != nullptr) {
+    PLAIT_ASSIGN_OR_RETURN(result.dx, tensor_.ReduceScatter(execution, dx));
+  }
   return result;
+}
+
+std::vector<int32_t> TokenLogProbabilityHead::OwnTargets(const Tensor& targets) const {
+  const auto all = targets.values<int32_t>();
+  std::vector<int32_t> own(all.begin(), all.end());
+  const auto begin = static_cast<int32_t>(tensor_.rank() * weight_.shape[0]);
+  for (int32_t& target : own) target -= begin;
+  return own;
 }
 
 absl::StatusOr<TokenLogProbabilityHead::LossGradient> TokenLogProbabilityHead::LossAndGradient(

@@ -2,33 +2,38 @@
 // the logits of all tokens never exist together. weight is [vocabulary, model_dim]: lm_head, or the
 // embedding where they are tied.
 //   logits[t] = x[t] weight^T;  log_probability[t] = logits[t, target] - log sum exp(logits[t])
-// Two ways in: LossAndGradient when the coefficients are known first (three products in all), or
+// The tensor axis cuts the vocabulary; x and dx are then own rows, all else is of the whole
+// segment: the ranks tell each other the log sum exp of their part and the target's logit. Two ways
+// in: LossAndGradient when the coefficients are known first (three products in all), or
 // LogProbabilities and then Backward when they depend on the log-probabilities (preference, policy
 // gradient).
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/execution.h"
 #include "base/tensor.h"
+#include "model/tensor_parallel.h"
 #include "parallel/parameter.h"
 
 namespace plait {
 
 class TokenLogProbabilityHead {
  public:
-  // weight: outlives the head.
-  explicit TokenLogProbabilityHead(Parameter& weight) : weight_(weight) {}
+  // weight: this rank's part of the vocabulary; outlives the head.
+  TokenLogProbabilityHead(Parameter& weight, const DeviceMesh& mesh)
+      : weight_(weight), tensor_(mesh) {}
 
   struct LossGradient {
     Tensor log_probability;  // f32 or f64 [tokens]
-    Tensor dx;               // [tokens, model_dim], dtype of x: gradient of sum_t coefficient[t] *
+    Tensor dx;               // [rows, model_dim], dtype of x: gradient of sum_t coefficient[t] *
                              // log_probability[t]
   };
 
-  // x: [tokens, model_dim]; targets: i32 [tokens]; coefficients: f32 or f64 [tokens]. Adds to the
+  // x: [rows, model_dim]; targets: i32 [tokens]; coefficients: f32 or f64 [tokens]. Adds to the
   // weight's gradient.
   absl::StatusOr<LossGradient> LossAndGradient(Execution& execution, const Tensor& x,
                                                const Tensor& targets, const Tensor& coefficients);
@@ -38,14 +43,22 @@ class TokenLogProbabilityHead {
   // dx as above, from logits formed again. Adds to the weight's gradient.
   absl::StatusOr<Tensor> Backward(Execution& execution, const Tensor& x, const Tensor& targets,
                                   const Tensor& coefficients);
-  // [tokens, vocabulary], f32 or f64: for generation.
+  // [tokens, own vocabulary], f32 or f64: for generation. x: [tokens, model_dim].
   absl::StatusOr<Tensor> Logits(Execution& execution, const Tensor& x) const;
 
  private:
   absl::StatusOr<LossGradient> Run(Execution& execution, const Tensor& x, const Tensor& targets,
                                    const Tensor* coefficients);
 
+  // Targets counted in this rank's part of the vocabulary: outside of it where they are another's.
+  std::vector<int32_t> OwnTargets(const Tensor& targets) const;
+  // Of a chunk, from every rank's part: the log sum exp over the whole vocabulary, [rows], and the
+  // targets' log-probability.
+  absl::StatusOr<Tensor> WholeLogSumExp(Execution& execution, const Tensor& logits,
+                                        const int32_t* own_targets, Tensor& log_probability) const;
+
   Parameter& weight_;
+  TensorParallel tensor_;
 };
 
 }  // namespace plait

@@ -35,8 +35,8 @@ absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const Devi
     }
     result.squared.push_back(squared);
   }
-  // Shards along the shard axis are disjoint parts of a parameter; replicas hold the same ones.
-  PLAIT_RETURN_IF_ERROR(sum.Reduce(execution, mesh.axis(MeshAxis::kShard)));
+  // Without the replicas, ranks hold disjoint parts of the parameters.
+  PLAIT_RETURN_IF_ERROR(sum.Reduce(execution, mesh.model()));
   result.norm = std::sqrt(sum.Total());
   return result;
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/status_macros.h"
 
 namespace plait {
@@ -72,17 +73,10 @@ absl::StatusOr<DeviceMesh> DeviceMesh::Create(const std::array<int64_t, kNumMesh
                                                    " does not make a world of ", world_size,
                                                    " ranks"));
   }
-  const int64_t sharing =
-      size(MeshAxis::kReplicate) * size(MeshAxis::kShard) * size(MeshAxis::kContext);
-  if (sharing % size(MeshAxis::kExpert) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("mesh axis expert = ", size(MeshAxis::kExpert),
-                     " does not divide replicate x shard x context = ", sharing));
-  }
-  if (size(MeshAxis::kShard) % size(MeshAxis::kExpert) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("mesh axis expert = ", size(MeshAxis::kExpert),
-                     " must divide the shard axis = ", size(MeshAxis::kShard)));
+  const int64_t shares = size(MeshAxis::kShard) * size(MeshAxis::kContext);
+  if (shares % size(MeshAxis::kExpert) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("mesh axis expert = ", size(MeshAxis::kExpert),
+                                                   " does not divide shard x context = ", shares));
   }
 
   int64_t remaining = world->rank();
@@ -90,61 +84,104 @@ absl::StatusOr<DeviceMesh> DeviceMesh::Create(const std::array<int64_t, kNumMesh
     mesh.coordinates_[static_cast<int>(kWorldAxes[i])] = remaining % size(kWorldAxes[i]);
     remaining /= size(kWorldAxes[i]);
   }
-  const auto at = [&mesh](MeshAxis axis) { return mesh.coordinate(axis); };
-  mesh.coordinates_[static_cast<int>(MeshAxis::kExpert)] =
-      at(MeshAxis::kShard) % size(MeshAxis::kExpert);
+  const int64_t share = mesh.coordinate(MeshAxis::kShard) * size(MeshAxis::kContext) +
+                        mesh.coordinate(MeshAxis::kContext);
+  mesh.coordinates_[static_cast<int>(MeshAxis::kExpert)] = share % size(MeshAxis::kExpert);
+  PLAIT_RETURN_IF_ERROR(mesh.MakeCommunicators(*world));
+  mesh.world_ = std::move(world);
+  return mesh;
+}
 
-  // Ranks that agree in every coordinate but those of `along` make one communicator, in the order
-  // of `order`.
-  const auto split = [&](std::initializer_list<MeshAxis> along, int64_t order, int64_t color_extra,
+DeviceMesh DeviceMesh::SingleRank() {
+  absl::StatusOr<DeviceMesh> mesh = Create({1, 1, 1, 1, 1, 1}, MakeSingleRankCommunicator());
+  PLAIT_CHECK(mesh.ok());
+  return *std::move(mesh);
+}
+
+absl::Status DeviceMesh::MakeCommunicators(Communicator& world) {
+  const auto at = [this](MeshAxis axis) { return coordinate(axis); };
+  // Ranks that agree in `extra` and in every coordinate but those of `along` make one communicator,
+  // in the order of `order`.
+  const auto split = [&](std::initializer_list<MeshAxis> along, int64_t extra, int64_t order,
                          int64_t ranks,
-                         const char* name) -> absl::StatusOr<std::shared_ptr<Communicator>> {
+                         const std::string& name) -> absl::StatusOr<std::shared_ptr<Communicator>> {
     if (ranks == 1) return std::shared_ptr<Communicator>(MakeSingleRankCommunicator());
     int64_t color = 0;
     for (const MeshAxis axis : kWorldAxes) {
       const bool free = std::find(along.begin(), along.end(), axis) != along.end();
       color = color * size(axis) + (free ? 0 : at(axis));
     }
-    color = color * world_size + color_extra;
-    return world->Split(static_cast<int>(color), static_cast<int>(order), name);
+    color = color * world.size() + extra;
+    return world.Split(static_cast<int>(color), static_cast<int>(order), name);
   };
+  const auto communicator = [this](MeshAxis axis) -> std::shared_ptr<Communicator>& {
+    return communicators_[static_cast<int>(axis)];
+  };
+  using enum MeshAxis;
   for (const MeshAxis axis : kWorldAxes) {
-    PLAIT_ASSIGN_OR_RETURN(mesh.communicators_[static_cast<int>(axis)],
-                           split({axis}, at(axis), 0, size(axis), std::string(Name(axis)).c_str()));
+    PLAIT_ASSIGN_OR_RETURN(communicator(axis),
+                           split({axis}, 0, at(axis), size(axis), std::string(Name(axis))));
   }
-  const int64_t experts = size(MeshAxis::kExpert);
-  const int64_t expert_shares = size(MeshAxis::kShard) / experts;
-  const int64_t expert_share = at(MeshAxis::kShard) / experts;
-  PLAIT_ASSIGN_OR_RETURN(
-      mesh.communicators_[static_cast<int>(MeshAxis::kExpert)],
-      split({MeshAxis::kShard}, at(MeshAxis::kExpert), expert_share, experts, "expert"));
-  PLAIT_ASSIGN_OR_RETURN(mesh.data_parallel_,
-                         split({MeshAxis::kReplicate, MeshAxis::kShard}, mesh.data_parallel_rank(),
-                               0, mesh.data_parallel_size(), "data_parallel"));
+  const int64_t replicas = size(kReplicate), contexts = size(kContext), tensors = size(kTensor);
+  const int64_t shares = size(kShard) * contexts;
+  const int64_t share = at(kShard) * contexts + at(kContext);
+  PLAIT_ASSIGN_OR_RETURN(data_parallel_, split({kReplicate, kShard}, 0, data_parallel_rank(),
+                                               data_parallel_size(), "data_parallel"));
 
-  Group& data = mesh.groups_[static_cast<int>(MeshGroup::kData)];
-  data.shard = mesh.communicators_[static_cast<int>(MeshAxis::kShard)];
-  data.replicate = mesh.communicators_[static_cast<int>(MeshAxis::kReplicate)];
-  const int64_t replicas = size(MeshAxis::kReplicate);
-  PLAIT_ASSIGN_OR_RETURN(data.owners,
-                         split({MeshAxis::kReplicate, MeshAxis::kShard},
-                               at(MeshAxis::kShard) * replicas + at(MeshAxis::kReplicate), 0,
-                               mesh.data_parallel_size(), "owners"));
-  Group& expert = mesh.groups_[static_cast<int>(MeshGroup::kExpertData)];
-  if (experts == 1) {
-    expert = data;
-  } else {
-    PLAIT_ASSIGN_OR_RETURN(
-        expert.shard, split({MeshAxis::kShard}, expert_share, at(MeshAxis::kExpert), expert_shares,
-                            "expert_shard"));
-    expert.replicate = data.replicate;
-    PLAIT_ASSIGN_OR_RETURN(expert.owners,
-                           split({MeshAxis::kReplicate, MeshAxis::kShard},
-                                 expert_share * replicas + at(MeshAxis::kReplicate),
-                                 at(MeshAxis::kExpert), expert_shares * replicas, "expert_owners"));
+  Group& data = groups_[static_cast<int>(MeshGroup::kData)];
+  data.replicate = communicator(kReplicate);
+  data.shard = communicator(kShard);
+  if (contexts > 1) {
+    PLAIT_ASSIGN_OR_RETURN(data.shard, split({kShard, kContext}, 0, share, shares, "share"));
   }
-  mesh.world_ = std::move(world);
-  return mesh;
+  PLAIT_ASSIGN_OR_RETURN(data.owners,
+                         split({kReplicate, kShard, kContext}, 0, share * replicas + at(kReplicate),
+                               shares * replicas, "owners"));
+
+  Group& sequence = groups_[static_cast<int>(MeshGroup::kSequence)];
+  sequence = data;
+  microbatch_ = communicator(kContext);
+  if (tensors > 1) {
+    const int64_t order = share * tensors + at(kTensor);
+    PLAIT_ASSIGN_OR_RETURN(sequence.shard, split({kShard, kContext, kTensor}, 0, order,
+                                                 shares * tensors, "sequence_share"));
+    PLAIT_ASSIGN_OR_RETURN(sequence.owners, split({kReplicate, kShard, kContext, kTensor}, 0,
+                                                  order * replicas + at(kReplicate),
+                                                  shares * tensors * replicas, "sequence_owners"));
+    microbatch_ = communicator(kTensor);
+    if (contexts > 1) {
+      PLAIT_ASSIGN_OR_RETURN(microbatch_,
+                             split({kContext, kTensor}, 0, at(kContext) * tensors + at(kTensor),
+                                   contexts * tensors, "microbatch"));
+    }
+  }
+  model_ = sequence.shard;
+  if (size(kPipeline) > 1) {
+    const int64_t stages = size(kPipeline);
+    PLAIT_ASSIGN_OR_RETURN(model_, split({kPipeline, kShard, kContext, kTensor}, 0,
+                                         (at(kPipeline) * shares + share) * tensors + at(kTensor),
+                                         stages * shares * tensors, "model"));
+  }
+
+  const int64_t experts = size(kExpert);
+  PLAIT_ASSIGN_OR_RETURN(communicator(kExpert), split({kShard, kContext}, share / experts,
+                                                      at(kExpert), experts, "expert"));
+  experts_ = communicator(kExpert);
+  if (tensors > 1) {
+    PLAIT_ASSIGN_OR_RETURN(
+        experts_, split({kShard, kContext, kTensor}, share / experts,
+                        at(kExpert) * tensors + at(kTensor), experts * tensors, "experts"));
+  }
+  Group& expert = groups_[static_cast<int>(MeshGroup::kExpertData)];
+  expert = data;
+  if (experts > 1) {
+    PLAIT_ASSIGN_OR_RETURN(expert.shard, split({kShard, kContext}, at(kExpert), share / experts,
+                                               shares / experts, "expert_share"));
+    PLAIT_ASSIGN_OR_RETURN(expert.owners, split({kReplicate, kShard, kContext}, at(kExpert),
+                                                share / experts * replicas + at(kReplicate),
+                                                shares / experts * replicas, "expert_owners"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace plait

@@ -10,12 +10,14 @@
 
 namespace plait {
 
-// Ranks that share a parameter's box among them.
+// Ranks that share a parameter's box among them, each with a part of the tokens that its gradient
+// sums over. Replicas along the replicate axis hold the same shares.
 enum class MeshGroup {
-  kData,        // the shard axis; replicas along the replicate axis
-  kExpertData,  // those of them that hold the same experts
+  kData,        // of what the tensor axis cuts: shard x context
+  kSequence,    // of what every tensor rank needs whole: shard x context x tensor
+  kExpertData,  // of experts: those of shard x context that hold the same ones
 };
-inline constexpr int kNumMeshGroups = 2;
+inline constexpr int kNumMeshGroups = 3;
 
 // Names are the Hugging Face names of the tensors ("model.layers.3.mamba.A_log").
 struct Parameter {
@@ -30,6 +32,11 @@ struct Parameter {
   Tensor gradient;  // f32 (f64 beside f64), valid between PrepareGradients and ReduceGradients of
                     // its unit; layers add to it, never overwrite it
 };
+
+// Makes the parameter, whole until now, of the group kData and part `part` of `parts` along `dim`
+// of its logical tensor; dim 0 may consist of equal segments that are cut each by itself. The sizes
+// must divide.
+void Cut(Parameter& parameter, int dim, int64_t segments, int64_t part, int64_t parts);
 
 struct ShardedParameter {
   std::string name;

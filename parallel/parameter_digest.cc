@@ -17,15 +17,16 @@ absl::StatusOr<std::string> ParameterDigest(const DeviceMesh& mesh,
   std::vector<uint64_t> sums(2 * parameters.size(), 0);
   for (size_t p = 0; p < parameters.size(); ++p) {
     const ShardedParameter& parameter = parameters[p];
-    // Tiles are numbered in the box; a box that is cut needs its own numbering first.
-    PLAIT_CHECK(parameter.spec.box_shape() == parameter.spec.logical_shape);
+    if (parameter.replica != 0) continue;
     const int64_t begin = parameter.spec.elements.begin;
     PLAIT_CHECK(begin % kTileElements == 0 || parameter.master.num_elements() == 0);
     const uint64_t name = Digest128(parameter.name.data(), parameter.name.size(), /*seed=*/0)[0];
     const int64_t elements = parameter.master.num_elements();
     const size_t width = SizeOf(parameter.master.dtype());
+    const bool whole = parameter.spec.has_whole_box();
     for (int64_t i = 0; i < elements; i += kTileElements) {
-      const int64_t tile = (begin + i) / kTileElements;
+      const int64_t place = whole ? begin + i : parameter.spec.LogicalElement(begin + i);
+      const int64_t tile = place / kTileElements;
       const auto size = static_cast<size_t>(std::min(kTileElements, elements - i));
       const std::array<uint64_t, 2> hash = Digest128(
           static_cast<const char*>(parameter.master.raw()) + static_cast<size_t>(i) * width,
@@ -34,9 +35,9 @@ absl::StatusOr<std::string> ParameterDigest(const DeviceMesh& mesh,
       sums[2 * p + 1] += hash[1];
     }
   }
-  PLAIT_RETURN_IF_ERROR(AllReduceOnHost(
-      mesh.axis(MeshAxis::kShard), {sums.data(), DType::kI64, static_cast<int64_t>(sums.size())},
-      ReduceOperation::kSum));
+  PLAIT_RETURN_IF_ERROR(
+      AllReduceOnHost(mesh.world(), {sums.data(), DType::kI64, static_cast<int64_t>(sums.size())},
+                      ReduceOperation::kSum));
   DigestStream digest;
   for (size_t p = 0; p < parameters.size(); ++p) {
     digest.Add(parameters[p].name.data(), parameters[p].name.size() + 1);

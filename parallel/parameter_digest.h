@@ -1,6 +1,8 @@
-// A digest of all parameters that does not depend on the layout: every tile of every logical tensor
-// is hashed (XXH3-128, seeded by the tensor's name and the tile's place), and the hashes are added
-// modulo 2^64, tensor by tensor, over all ranks; the digest is that of the sums and names.
+// A digest of all parameters that does not depend on the data-parallel layout: every tile of every
+// logical tensor is hashed (XXH3-128, seeded by the tensor's name and the tile's place), and the
+// hashes are added modulo 2^64, tensor by tensor, over all ranks; the digest is that of the sums
+// and names. Of a tensor that the tensor or expert axis cuts, tiles are those of each box, placed
+// by their first element.
 #pragma once
 
 #include <span>

@@ -12,7 +12,7 @@
 namespace plait {
 namespace {
 
-constexpr std::array<MeshGroup, kNumMeshGroups> kGroups = {MeshGroup::kData,
+constexpr std::array<MeshGroup, kNumMeshGroups> kGroups = {MeshGroup::kData, MeshGroup::kSequence,
                                                            MeshGroup::kExpertData};
 // Units whose gradients are under way at a time: more let ranks of different speed drift further
 // apart before one waits, as long as their buffers stay small.
@@ -75,6 +75,14 @@ absl::Status ParameterSharder::LayOut(Execution&) {
         options_.canonical ? ranks.owners->size() : ranks.shard->size();
   }
   for (const ParameterUnit& unit : units_) {
+    // Groups of the same ranks make one section.
+    for (Parameter* parameter : unit.parameters) {
+      const bool same =
+          parameter->group == MeshGroup::kSequence
+              ? mesh_.size(MeshAxis::kTensor) == 1
+              : parameter->group == MeshGroup::kExpertData && mesh_.size(MeshAxis::kExpert) == 1;
+      if (same) parameter->group = MeshGroup::kData;
+    }
     sections_.emplace_back();
     for (SectionLayout& layout : LayOutSections(unit.parameters, parts)) {
       sections_.back().push_back({.layout = std::move(layout)});

@@ -1,6 +1,9 @@
 #include "parallel/shard_spec.h"
 
 #include <array>
+#include <utility>
+
+#include "base/check.h"
 
 namespace plait {
 
@@ -13,6 +16,43 @@ ShardSpec ShardSpec::Whole(const Shape& logical_shape) {
   }
   spec.elements = {0, logical_shape.num_elements()};
   return spec;
+}
+
+ShardSpec ShardSpec::Part(const Shape& logical_shape, int dim, int64_t segments, int64_t part,
+                          int64_t parts) {
+  PLAIT_CHECK(dim == 0 || segments == 1);
+  PLAIT_CHECK_EQ(logical_shape[dim] % (segments * parts), 0);
+  ShardSpec spec = Whole(logical_shape);
+  const int64_t segment = logical_shape[dim] / segments, size = segment / parts;
+  std::vector<Range> ranges;
+  for (int64_t i = 0; i < segments; ++i) {
+    const int64_t begin = i * segment + part * size;
+    ranges.push_back({begin, begin + size});
+  }
+  if (dim == 0) {
+    spec.dim0_ranges = std::move(ranges);
+  } else {
+    spec.other_ranges[dim - 1] = ranges[0];
+  }
+  spec.elements = {0, spec.box_shape().num_elements()};
+  return spec;
+}
+
+int64_t ShardSpec::LogicalElement(int64_t i) const {
+  int64_t logical = 0, stride = 1;
+  for (int dim = logical_shape.rank() - 1; dim > 0; --dim) {
+    const Range& range = other_ranges[dim - 1];
+    const int64_t size = range.end - range.begin;
+    logical += (range.begin + i % size) * stride;
+    i /= size;
+    stride *= logical_shape[dim];
+  }
+  for (const Range& range : dim0_ranges) {
+    const int64_t size = range.end - range.begin;
+    if (i < size) return logical + (range.begin + i) * stride;
+    i -= size;
+  }
+  return logical;  // of rank 0
 }
 
 Shape ShardSpec::box_shape() const {

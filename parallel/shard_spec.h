@@ -29,8 +29,16 @@ struct ShardSpec {
 
   // Everything on one rank.
   static ShardSpec Whole(const Shape& logical_shape);
+  // Part `part` of `parts` equal ones along `dim`. Dim 0 may consist of `segments` equal ones, each
+  // cut by itself; they and the parts must divide the dim's size.
+  static ShardSpec Part(const Shape& logical_shape, int dim, int64_t segments, int64_t part,
+                        int64_t parts);
   Shape box_shape() const;
   bool is_whole() const;
+  // Whether the box is the whole tensor.
+  bool has_whole_box() const { return box_shape() == logical_shape; }
+  // Where element `i` of the box, in its row-major order, is in the logical tensor.
+  int64_t LogicalElement(int64_t i) const;
 
   friend bool operator==(const ShardSpec&, const ShardSpec&) = default;
 };

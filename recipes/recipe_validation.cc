@@ -78,9 +78,8 @@ int64_t CheckMesh(const recipe::v1::Parallel& parallel, int64_t world_size, Prob
     return 0;
   }
   const int64_t shard = parallel.has_shard() ? parallel.shard() : world_size / product;
-  problems.Divides("parallel.expert", parallel.expert(),
-                   "parallel.replicate x parallel.shard x parallel.context",
-                   parallel.replicate() * shard * parallel.context());
+  problems.Divides("parallel.expert", parallel.expert(), "parallel.shard x parallel.context",
+                   shard * parallel.context());
   return parallel.replicate() * shard;
 }
 

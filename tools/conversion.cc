@@ -23,7 +23,8 @@ std::span<const char* const> CarriedFiles() { return kCarriedFiles; }
 
 absl::StatusOr<std::vector<LogicalTensor>> LogicalTensorsOf(const recipe::v1::Model& model) {
   PLAIT_ASSIGN_OR_RETURN(const ModelShape shape, ModelShape::FromRecipe(model));
-  const auto language_model = LanguageModel::Create(shape, DType::kF32, Recomputation::kNone);
+  const DeviceMesh mesh = DeviceMesh::SingleRank();
+  const auto language_model = LanguageModel::Create(shape, DType::kF32, Recomputation::kNone, mesh);
   std::vector<LogicalTensor> tensors;
   for (const ParameterUnit& unit : language_model->Units()) {
     for (const Parameter* parameter : unit.parameters) {

@@ -35,16 +35,20 @@ absl::StatusOr<Evaluation::BatchSums> Evaluation::RunBatch(Execution& execution,
   PLAIT_ASSIGN_OR_RETURN(const HeldoutBatch heldout,
                          reader_.Read(row, std::min(rows_per_batch_, reader_.num_rows() - row)));
   const Batch& batch = heldout.batch;
-  PLAIT_ASSIGN_OR_RETURN(const Microbatch microbatch,
-                         Microbatch::Create(batch.tokens, batch.targets, batch.token_weight,
-                                            batch.document_offsets, runtime.model->dtype()));
+  PLAIT_ASSIGN_OR_RETURN(
+      const Microbatch microbatch,
+      Microbatch::Create(batch.tokens, batch.targets, batch.token_weight, batch.document_offsets,
+                         runtime.model->dtype(), TokenPart::Of(*runtime.mesh)));
   PLAIT_ASSIGN_OR_RETURN(const Tensor log_probability,
                          runtime.model->LogProbabilities(execution, *runtime.sharder, microbatch));
   double negative_log_likelihood = 0;
-  for (int64_t t = 0; t < batch.token_weight.num_elements(); ++t) {
-    const double weight = At(batch.token_weight, t);
+  // Tensor ranks know the same log-probabilities: the first of them counts.
+  const bool counts_segment = runtime.mesh->coordinate(MeshAxis::kTensor) == 0;
+  for (int64_t t = 0; counts_segment && t < microbatch.layout.tokens; ++t) {
+    const double weight = At(microbatch.token_weight, t);
     if (weight != 0) negative_log_likelihood -= weight * At(log_probability, t);
   }
+  if (!runtime.mesh->is_first_of_microbatch()) return BatchSums{negative_log_likelihood, 0, 0, 0};
   return BatchSums{negative_log_likelihood, batch.weight_sum,
                    static_cast<double>(batch.real_tokens), static_cast<double>(heldout.text_bytes)};
 }
@@ -64,7 +68,8 @@ absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution,
                            RunBatch(execution, runtime, std::min(index, batches - 1)));
     if (index < batches) std::copy(sums.begin(), sums.end(), own.data<double>() + round * kColumns);
   }
-  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums, SumOverLeaves(execution, ranks, own));
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums,
+                         SumOverLeaves(execution, *runtime.mesh, own));
   EvaluationResult result{.weight_sum = sums[1],
                           .tokens = static_cast<int64_t>(sums[2]),
                           .text_bytes = static_cast<int64_t>(sums[3])};

@@ -1,21 +1,29 @@
 #include "trainer/leaf_sums.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "base/status_macros.h"
 
 namespace plait {
 
-absl::StatusOr<std::vector<double>> SumOverLeaves(Execution& execution, Communicator& ranks,
+absl::StatusOr<std::vector<double>> SumOverLeaves(Execution& execution, const DeviceMesh& mesh,
                                                   const Tensor& values) {
+  Communicator& ranks = mesh.world();
   const int64_t rows = values.shape()[0], columns = values.shape()[1];
   Tensor all = Tensor::OnHost(DType::kF64, {ranks.size(), rows, columns});
   PLAIT_ASSIGN_OR_RETURN(const Event gathered,
                          ranks.AllGather(execution.communication(), values.vector(), all.vector()));
   PLAIT_RETURN_IF_ERROR(gathered.Synchronize());
+  // By data-parallel rank; in the world's order for each.
+  std::vector<int64_t> order(static_cast<size_t>(ranks.size()));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::ranges::stable_sort(order, {}, [&mesh](int64_t r) { return mesh.data_parallel_rank_of(r); });
   std::vector<double> sums(static_cast<size_t>(columns), 0.0);
   for (int64_t j = 0; j < rows; ++j) {
-    for (int64_t r = 0; r < ranks.size(); ++r) {
-      const double* leaf = all.data<double>() + (r * rows + j) * columns;
-      for (int64_t c = 0; c < columns; ++c) sums[c] += leaf[c];
+    for (const int64_t r : order) {
+      const double* part = all.data<double>() + (r * rows + j) * columns;
+      for (int64_t c = 0; c < columns; ++c) sums[c] += part[c];
     }
   }
   return sums;

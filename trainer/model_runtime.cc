@@ -42,14 +42,13 @@ Recomputation RecomputationOf(const Recipe& recipe) {
 // Axes that this version's models do not know.
 absl::Status CheckAxes(const Parallel& parallel) {
   const std::pair<const char*, int64_t> axes[] = {{"context", parallel.context()},
-                                                  {"tensor", parallel.tensor()},
                                                   {"pipeline", parallel.pipeline()},
                                                   {"expert", parallel.expert()}};
   for (const auto& [name, size] : axes) {
     if (size > 1) {
       return absl::UnimplementedError(absl::StrCat("recipe parallel.", name, " = ", size,
-                                                   ": this version trains with replicate and "
-                                                   "shard only; set it to 1"));
+                                                   ": this version trains with replicate, shard "
+                                                   "and tensor only; set it to 1"));
     }
   }
   return absl::OkStatus();
@@ -108,7 +107,8 @@ absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Re
                                             std::move(world)));
   runtime.mesh = std::make_unique<DeviceMesh>(std::move(mesh));
   PLAIT_ASSIGN_OR_RETURN(const ModelShape shape, ModelShape::FromRecipe(recipe.model()));
-  runtime.model = LanguageModel::Create(shape, ComputeDType(recipe), RecomputationOf(recipe));
+  runtime.model =
+      LanguageModel::Create(shape, ComputeDType(recipe), RecomputationOf(recipe), *runtime.mesh);
   PLAIT_ASSIGN_OR_RETURN(runtime.sharder,
                          ParameterSharder::Create(execution, *runtime.mesh, runtime.model->Units(),
                                                   SharderOptionsOf(parallel)));

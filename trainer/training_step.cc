@@ -63,9 +63,10 @@ absl::StatusOr<StepResult> TrainingStep::Run(std::span<const Batch> microbatches
   std::vector<MicrobatchLosses> all_losses;
   for (size_t j = 0; j < microbatches.size(); ++j) {
     const Batch& batch = microbatches[j];
-    PLAIT_ASSIGN_OR_RETURN(const Microbatch microbatch,
-                           Microbatch::Create(batch.tokens, batch.targets, batch.token_weight,
-                                              batch.document_offsets, model.dtype()));
+    PLAIT_ASSIGN_OR_RETURN(
+        const Microbatch microbatch,
+        Microbatch::Create(batch.tokens, batch.targets, batch.token_weight, batch.document_offsets,
+                           model.dtype(), TokenPart::Of(*runtime_.mesh)));
     absl::StatusOr<MicrobatchLosses> losses =
         objective_.LossAndGradient(execution_, model, sharder, microbatch, result.counts);
     if (!losses.ok()) return Annotate(losses.status(), absl::StrCat("microbatch ", j));
@@ -102,12 +103,14 @@ absl::StatusOr<StepResult> TrainingStep::Run(std::span<const Batch> microbatches
 absl::StatusOr<StepCounts> TrainingStep::ReduceCounts(std::span<const Batch> microbatches) {
   Tensor counts = Tensor::OnHost(DType::kF64, {static_cast<int64_t>(microbatches.size()), 2});
   double* next = counts.data<double>();
+  // All ranks of a microbatch read it whole: the first one counts it.
+  const bool counts_it = runtime_.mesh->is_first_of_microbatch();
   for (const Batch& batch : microbatches) {
-    *next++ = batch.weight_sum;
-    *next++ = static_cast<double>(batch.real_tokens);
+    *next++ = counts_it ? batch.weight_sum : 0;
+    *next++ = counts_it ? static_cast<double>(batch.real_tokens) : 0;
   }
   PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums,
-                         SumOverLeaves(execution_, runtime_.mesh->data_parallel(), counts));
+                         SumOverLeaves(execution_, *runtime_.mesh, counts));
   return StepCounts{.weight_sum = sums[0], .real_tokens = sums[1]};
 }
 
@@ -123,12 +126,12 @@ absl::Status TrainingStep::ReduceLosses(std::span<const MicrobatchLosses> losses
     result.watch.Merge(leaf.watch);
   }
   PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums,
-                         SumOverLeaves(execution_, runtime_.mesh->data_parallel(), values));
+                         SumOverLeaves(execution_, *runtime_.mesh, values));
   result.language_model_loss = sums[0];
   result.balance_loss = sums[1];
   result.z_loss = sums[2];
   result.activation_loss = sums[3];
-  return ReduceWatch(runtime_.mesh->data_parallel(), result.watch);
+  return ReduceWatch(runtime_.mesh->world(), result.watch);
 }
 
 }  // namespace plait

@@ -168,7 +168,9 @@ std::string AcceptsOnednnF32Matmul(const MatmulArgs& args) { return Accepts(DTyp
 
 absl::Status OnednnMatmul(Execution& execution, const MatmulArgs& args) {
   // Below this many products a second thread costs more than it brings.
-  constexpr int64_t kProductsPerThread = 1 << 19;
+  constexpr int64_t kProductsPerPart = 1 << 19;
+  constexpr int64_t kPartSize = 256;
+  constexpr int64_t kTile = 64;  // whole register tiles of every instruction set
   const bool a_transposed = args.transpose_a == Transpose::kYes;
   const bool b_transposed = args.transpose_b == Transpose::kYes;
   const OnednnShape whole = {.m = args.c.rows,
@@ -184,29 +186,32 @@ absl::Status OnednnMatmul(Execution& execution, const MatmulArgs& args) {
                              .accumulate = args.accumulate,
                              .has_bias = static_cast<bool>(args.bias),
                              .bias = args.bias.dtype};
+  // Parts depend on the shape alone: oneDNN blocks the inner sum by the sizes it is asked for, so
+  // parts that followed the number of threads would change bits with it.
   const Cut cut = whole.m >= whole.n ? Cut::kRows : Cut::kColumns;
   const int64_t size = cut == Cut::kRows ? whole.m : whole.n;
-  const int64_t threads = std::clamp<int64_t>(whole.m * whole.n * whole.k / kProductsPerThread, 1,
-                                              execution.num_threads());
-  // Parts are whole register tiles of every instruction set.
-  const int64_t part = threads == 1 ? size : DividedUp(DividedUp(size, threads), 64) * 64;
+  const int64_t wanted = whole.m * whole.n * whole.k < 2 * kProductsPerPart
+                             ? 1
+                             : std::max<int64_t>(2, DividedUp(size, kPartSize));
+  const int64_t part = wanted == 1 ? size : DividedUp(DividedUp(size, wanted), kTile) * kTile;
   const int64_t parts = DividedUp(size, part);
 
-  auto& products = execution.Cache<OnednnProducts>();
-  products.StartKernel();
+  auto& cache = execution.Cache<OnednnProducts>();
+  cache.StartKernel();
   const auto product_of = [&](int64_t count) {
     OnednnShape shape = whole;
     (cut == Cut::kRows ? shape.m : shape.n) = count;
-    return products.Get(shape);
+    return cache.Get(shape);
   };
   PLAIT_ASSIGN_OR_RETURN(const OnednnProduct* full, product_of(part));
   PLAIT_ASSIGN_OR_RETURN(const OnednnProduct* last, product_of(size - (parts - 1) * part));
   const size_t scratch_bytes = std::max(full->scratch_bytes(), last->scratch_bytes());
+  const auto threads = static_cast<int>(std::min<int64_t>(parts, execution.num_threads()));
   const std::shared_ptr<void> scratch =
-      execution.allocator().Allocate(static_cast<size_t>(parts) * scratch_bytes);
+      execution.allocator().Allocate(static_cast<size_t>(threads) * scratch_bytes);
 
   std::vector<absl::Status> statuses(static_cast<size_t>(parts));
-#pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static, 1)
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int64_t i = 0; i < parts; ++i) {
     const int64_t row = cut == Cut::kRows ? i * part : 0;
     const int64_t column = cut == Cut::kColumns ? i * part : 0;
@@ -217,7 +222,8 @@ absl::Status OnednnMatmul(Execution& execution, const MatmulArgs& args) {
                   Advance(args.b.data, args.b.dtype,
                           b_transposed ? column * args.b.row_stride : column),
                   Advance(args.bias.data, args.bias.dtype, column), const_cast<void*>(c),
-                  static_cast<char*>(scratch.get()) + static_cast<size_t>(i) * scratch_bytes);
+                  static_cast<char*>(scratch.get()) +
+                      static_cast<size_t>(omp_get_thread_num()) * scratch_bytes);
   }
   for (const absl::Status& status : statuses) PLAIT_RETURN_IF_ERROR(status);
   return absl::OkStatus();

@@ -28,7 +28,8 @@ class AuxiliaryLossesTest : public ::testing::Test {
   }
 
   AuxiliaryLosses Compute() {
-    return ComputeAuxiliaryLosses(shape_, layout_, {{"block", &output_, nullptr, &routing_}},
+    const std::vector<BlockObservation> blocks = {{"block", &output_, nullptr, &routing_}};
+    return ComputeAuxiliaryLosses(shape_, layout_, blocks, ExpertChoices(shape_, layout_, blocks),
                                   {.weight_sum = 2, .real_tokens = 2});
   }
 

@@ -10,6 +10,7 @@
 #include "model/mixture_of_experts_block.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/layer_under_test.h"
+#include "tests/support/single_rank_mesh.h"
 #include "tests/support/tiny_model.h"
 
 namespace plait {
@@ -87,14 +88,14 @@ BlockLossFactors Factors(int64_t experts) {
 
 TEST(BlocksTest, AttentionBackwardMatchesFiniteDifferences) {
   ModelShape shape = OddJamba();
-  AttentionBlock block(shape, "model.layers.0", DType::kF64);
+  AttentionBlock block(shape, "model.layers.0", DType::kF64, SingleRankMesh());
   ExpectBlockGradientsMatch(block, Factors(1));
 }
 
 TEST(BlocksTest, AttentionWithRotaryEmbeddingBackwardMatchesFiniteDifferences) {
   ModelShape shape = OddJamba();
   shape.rotary_theta = 100;
-  AttentionBlock block(shape, "model.layers.0", DType::kF64);
+  AttentionBlock block(shape, "model.layers.0", DType::kF64, SingleRankMesh());
   ExpectBlockGradientsMatch(block, Factors(1));
 }
 
@@ -102,24 +103,24 @@ TEST(BlocksTest, MambaBackwardMatchesFiniteDifferences) {
   for (ModelShape shape : {TinyJamba(), OddJamba()}) {
     shape.activation_loss_coefficient = 1;
     shape.activation_loss_on_block_output = true;
-    MambaBlock block(shape, "model.layers.0", DType::kF64);
+    MambaBlock block(shape, "model.layers.0", DType::kF64, SingleRankMesh());
     ExpectBlockGradientsMatch(block, Factors(1));
   }
 }
 
 TEST(BlocksTest, FeedForwardBackwardMatchesFiniteDifferences) {
-  FeedForwardBlock block(OddJamba(), "model.layers.0", DType::kF64);
+  FeedForwardBlock block(OddJamba(), "model.layers.0", DType::kF64, SingleRankMesh());
   ExpectBlockGradientsMatch(block, Factors(1));
 }
 
 TEST(BlocksTest, MixtureOfExpertsBackwardMatchesFiniteDifferences) {
-  MixtureOfExpertsBlock block(OddJamba(), "model.layers.0", DType::kF64);
+  MixtureOfExpertsBlock block(OddJamba(), "model.layers.0", DType::kF64, SingleRankMesh());
   ExpectBlockGradientsMatch(block, Factors(6));
 }
 
 TEST(BlocksTest, NamesFollowTheFamily) {
-  FeedForwardBlock jamba(TinyJamba(), "model.layers.3", DType::kF64);
-  FeedForwardBlock llama(TinyLlama(), "model.layers.3", DType::kF64);
+  FeedForwardBlock jamba(TinyJamba(), "model.layers.3", DType::kF64, SingleRankMesh());
+  FeedForwardBlock llama(TinyLlama(), "model.layers.3", DType::kF64, SingleRankMesh());
   EXPECT_EQ(jamba.parameters()[0]->parameter.name, "model.layers.3.pre_ff_layernorm.weight");
   EXPECT_EQ(jamba.parameters()[1]->parameter.name, "model.layers.3.feed_forward.gate_proj.weight");
   EXPECT_EQ(llama.parameters()[0]->parameter.name,

@@ -50,7 +50,7 @@ TEST(DeviceMeshTest, RejectsAnAxisBelowOne) {
 TEST(DeviceMeshTest, RejectsAnExpertAxisThatDoesNotDivide) {
   EXPECT_THAT(OneRank({1, 1, 1, 1, 1, 2}),
               StatusIs(absl::StatusCode::kInvalidArgument,
-                       HasSubstr("expert = 2 does not divide replicate x shard x context = 1")));
+                       HasSubstr("expert = 2 does not divide shard x context = 1")));
 }
 
 // Every rank of six, as replicate 2 x shard 3: who it meets along each axis.
@@ -95,6 +95,42 @@ TEST(DeviceMeshTest, TheExpertAxisDividesTheShardAxis) {
     EXPECT_EQ(group.shard->size(), 2);
     EXPECT_EQ(group.shard->rank(), world->rank() / 2);
     EXPECT_EQ(group.replicate->size(), 1);
+    return absl::OkStatus();
+  }));
+}
+
+// 16 ranks: pipeline 2 x shard 2 x context 2 x tensor 2, experts over neighbours of shard x
+// context.
+TEST(DeviceMeshTest, AllAxesMakeTheirGroups) {
+  EXPECT_OK(RunLocalRanks(16, [](const std::shared_ptr<Communicator>& world) -> absl::Status {
+    PLAIT_ASSIGN_OR_RETURN(const DeviceMesh mesh, DeviceMesh::Create({2, 1, 2, 2, 2, 2}, world));
+    const auto members = [&](Communicator& ranks) {
+      Stream stream;
+      const Tensor own = Tensor::FromValues<int32_t>({1}, {world->rank()});
+      Tensor all = Tensor::OnHost(DType::kI32, {ranks.size()});
+      EXPECT_OK(ranks.AllGather(stream, own.vector(), all.vector()));
+      return std::vector<int32_t>(all.values<int32_t>().begin(), all.values<int32_t>().end());
+    };
+    const int32_t rank = world->rank(), stage = rank / 8 * 8, tensor = rank % 2;
+    EXPECT_EQ(mesh.coordinate(MeshAxis::kPipeline), rank / 8);
+    EXPECT_EQ(mesh.coordinate(MeshAxis::kShard), rank / 4 % 2);
+    EXPECT_EQ(mesh.coordinate(MeshAxis::kContext), rank / 2 % 2);
+    EXPECT_EQ(mesh.coordinate(MeshAxis::kTensor), tensor);
+    EXPECT_EQ(mesh.coordinate(MeshAxis::kExpert), rank / 2 % 2);
+    const auto from = [&](int32_t begin, int32_t step, int32_t count) {
+      std::vector<int32_t> ranks;
+      for (int32_t i = 0; i < count; ++i) ranks.push_back(begin + i * step);
+      return ranks;
+    };
+    EXPECT_EQ(members(*mesh.group(MeshGroup::kData).shard), from(stage + tensor, 2, 4));
+    EXPECT_EQ(members(*mesh.group(MeshGroup::kSequence).shard), from(stage, 1, 8));
+    EXPECT_EQ(members(*mesh.group(MeshGroup::kExpertData).shard), from(stage + rank % 4, 4, 2));
+    EXPECT_EQ(members(mesh.microbatch()), from(rank / 4 * 4, 1, 4));
+    EXPECT_EQ(members(mesh.experts()), from(rank / 4 * 4, 1, 4));
+    EXPECT_EQ(members(mesh.model()), from(0, 1, 16));
+    EXPECT_EQ(members(mesh.axis(MeshAxis::kPipeline)), from(rank % 8, 8, 2));
+    EXPECT_EQ(mesh.is_first_of_microbatch(), rank < 8 && rank % 4 == 0);
+    EXPECT_EQ(mesh.data_parallel_rank_of(rank), mesh.data_parallel_rank());
     return absl::OkStatus();
   }));
 }

@@ -259,9 +259,7 @@ INSTANTIATE_TEST_SUITE_P(
                   kAnyWorldSize},
         BadRecipe{
             kHybrid, "parallel.expert=4",
-            "recipe parallel.expert = 4 does not divide parallel.replicate x parallel.shard x "
-            "parallel.context = 2",
-            2},
+            "recipe parallel.expert = 4 does not divide parallel.shard x parallel.context = 2", 2},
         BadRecipe{kLlama, "parallel.expert=2", "recipe parallel.expert = 2 needs model.experts", 2},
         BadRecipe{kLlama,
                   "parallel.tensor=3 model.attention.heads=6 model.attention.head_dim=64 "

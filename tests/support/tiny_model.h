@@ -8,6 +8,7 @@
 #include "model/language_model.h"
 #include "parallel/parameter_sharder.h"
 #include "tests/support/random_tensor.h"
+#include "tests/support/single_rank_mesh.h"
 #include "tests/support/status_matchers.h"
 
 namespace plait {
@@ -76,11 +77,8 @@ struct ModelUnderTest {
                  Recomputation recomputation = Recomputation::kNone, uint64_t seed = 1,
                  int num_threads = 2)
       : execution({.num_threads = num_threads}),
-        model(LanguageModel::Create(shape, dtype, recomputation)) {
-    auto made_mesh = DeviceMesh::Create({1, 1, 1, 1, 1, 1}, MakeSingleRankCommunicator());
-    PLAIT_CHECK(made_mesh.ok());
-    mesh = std::make_unique<DeviceMesh>(*std::move(made_mesh));
-    auto made = ParameterSharder::Create(execution, *mesh, model->Units());
+        model(LanguageModel::Create(shape, dtype, recomputation, SingleRankMesh())) {
+    auto made = ParameterSharder::Create(execution, SingleRankMesh(), model->Units());
     PLAIT_CHECK(made.ok());
     sharder = std::move(*made);
     PLAIT_CHECK(model->Initialize(*sharder, seed).ok());
@@ -95,7 +93,6 @@ struct ModelUnderTest {
   }
 
   Execution execution;
-  std::unique_ptr<DeviceMesh> mesh;
   std::unique_ptr<LanguageModel> model;
   std::unique_ptr<ParameterSharder> sharder;
 };
