@@ -51,6 +51,7 @@ absl::Status CheckLayout(const AttentionLayout& layout, int64_t tokens, int64_t 
       CheckOffsets("query_offsets", layout.query_offsets, layout.documents, tokens));
   PLAIT_RETURN_IF_ERROR(
       CheckOffsets("key_offsets", layout.key_offsets, layout.documents, key_tokens));
+  if (layout.mask == AttentionMask::kNone) return absl::OkStatus();
   for (int64_t s = 0; s < layout.documents; ++s) {
     const int32_t queries = layout.query_offsets[s + 1] - layout.query_offsets[s];
     const int32_t keys = layout.key_offsets[s + 1] - layout.key_offsets[s];
@@ -67,6 +68,12 @@ absl::Status CheckLogSumExp(const ConstMatrixView& log_sum_exp, const AttentionL
                             int64_t tokens, DType dtype) {
   PLAIT_RETURN_IF_ERROR(CheckMatrix("log_sum_exp", log_sum_exp, layout.heads, tokens));
   return CheckDType("log_sum_exp", log_sum_exp.dtype, StatisticsDType(dtype));
+}
+
+// A result is of the inputs' dtype, or not yet rounded to it.
+absl::Status CheckResultDType(absl::string_view name, DType found, DType dtype) {
+  if (found == StatisticsDType(dtype)) return absl::OkStatus();
+  return CheckDType(name, found, dtype);
 }
 
 }  // namespace
@@ -90,7 +97,7 @@ absl::Status AttentionForward(Execution& execution, const AttentionForwardArgs& 
   PLAIT_RETURN_IF_ERROR(CheckMatrix("out", args.out, tokens, columns));
   PLAIT_RETURN_IF_ERROR(CheckDType("k", args.k.dtype, args.q.dtype));
   PLAIT_RETURN_IF_ERROR(CheckDType("v", args.v.dtype, args.q.dtype));
-  PLAIT_RETURN_IF_ERROR(CheckDType("out", args.out.dtype, args.q.dtype));
+  PLAIT_RETURN_IF_ERROR(CheckResultDType("out", args.out.dtype, args.q.dtype));
   if (args.log_sum_exp) {
     PLAIT_RETURN_IF_ERROR(CheckLogSumExp(args.log_sum_exp, layout, tokens, args.q.dtype));
   }
@@ -99,22 +106,27 @@ absl::Status AttentionForward(Execution& execution, const AttentionForwardArgs& 
 
 absl::Status AttentionBackward(Execution& execution, const AttentionBackwardArgs& args) {
   const AttentionLayout& layout = args.layout;
-  const int64_t tokens = args.q.rows;
-  // As many keys as queries in all, and in no document fewer: the training layout.
-  PLAIT_RETURN_IF_ERROR(CheckLayout(layout, tokens, tokens));
+  const int64_t tokens = args.q.rows, key_tokens = args.k.rows;
+  PLAIT_RETURN_IF_ERROR(CheckLayout(layout, tokens, key_tokens));
   const int64_t columns = layout.heads * layout.head_dim;
   const int64_t kv_columns = layout.kv_heads * layout.head_dim;
   struct Named {
     absl::string_view name;
     ConstMatrixView view;
-    int64_t columns;
+    int64_t rows, columns;
   };
-  for (const Named& matrix : {Named{"q", args.q, columns}, Named{"k", args.k, kv_columns},
-                              Named{"v", args.v, kv_columns}, Named{"out", args.out, columns},
-                              Named{"dout", args.dout, columns}, Named{"dq", args.dq, columns},
-                              Named{"dk", args.dk, kv_columns}, Named{"dv", args.dv, kv_columns}}) {
-    PLAIT_RETURN_IF_ERROR(CheckMatrix(matrix.name, matrix.view, tokens, matrix.columns));
+  for (const Named& matrix :
+       {Named{"q", args.q, tokens, columns}, Named{"k", args.k, key_tokens, kv_columns},
+        Named{"v", args.v, key_tokens, kv_columns}, Named{"out", args.out, tokens, columns},
+        Named{"dout", args.dout, tokens, columns}}) {
+    PLAIT_RETURN_IF_ERROR(CheckMatrix(matrix.name, matrix.view, matrix.rows, matrix.columns));
     PLAIT_RETURN_IF_ERROR(CheckDType(matrix.name, matrix.view.dtype, args.q.dtype));
+  }
+  for (const Named& matrix :
+       {Named{"dq", args.dq, tokens, columns}, Named{"dk", args.dk, key_tokens, kv_columns},
+        Named{"dv", args.dv, key_tokens, kv_columns}}) {
+    PLAIT_RETURN_IF_ERROR(CheckMatrix(matrix.name, matrix.view, matrix.rows, matrix.columns));
+    PLAIT_RETURN_IF_ERROR(CheckResultDType(matrix.name, matrix.view.dtype, args.q.dtype));
   }
   PLAIT_RETURN_IF_ERROR(CheckLogSumExp(args.log_sum_exp, layout, tokens, args.q.dtype));
   return RunFirstAccepted(execution, "attention backward", AttentionBackwardImplementations(),

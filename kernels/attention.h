@@ -1,4 +1,4 @@
-// Causal attention over packed documents. Formulas and shapes: attention_args.h.
+// Attention over packed documents. Formulas and shapes: attention_args.h.
 #pragma once
 
 #include <span>

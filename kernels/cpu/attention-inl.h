@@ -80,10 +80,10 @@ HWY_INLINE void MultiplyTile(const float* HWY_RESTRICT a, int64_t a_stride,
 
 // Which scores of a tile exist: row r sees the columns before Visible(r).
 struct Tile {
-  Tile(int64_t query_begin, int64_t queries, int64_t key_begin, int64_t keys)
-      : rows(std::min(kQueryBlock, queries - query_begin)),
-        columns(std::min(kKeyBlock, keys - key_begin)),
-        diagonal(query_begin + keys - queries + 1 - key_begin) {}
+  Tile(const AttentionPlan& plan, int64_t s, int64_t query_begin, int64_t key_begin)
+      : rows(std::min(kQueryBlock, plan.Queries(s) - query_begin)),
+        columns(std::min(kKeyBlock, plan.Keys(s) - key_begin)),
+        diagonal(plan.VisibleKeys(s, query_begin + 1) - key_begin) {}
 
   int64_t Visible(int64_t r) const {
     return std::clamp<int64_t>(diagonal + std::min(r, rows - 1), 0, columns);
@@ -176,7 +176,7 @@ HWY_INLINE void LoadRow(const T* from, int64_t count, float scale, float* to) {
   }
 }
 
-// `count` elements times scale, rounded once.
+// `count` elements of f32 times scale, rounded once.
 template <class T>
 HWY_INLINE void StoreRow(const float* from, int64_t count, float scale, T* to) {
   const F32Tag d;

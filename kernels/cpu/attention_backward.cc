@@ -137,7 +137,7 @@ void BackwardTile(const BackwardJob& job, int64_t s, int64_t kv_head, int64_t qu
   const AttentionPlan& plan = job.plan;
   const int64_t dim = plan.layout.head_dim, stride = plan.padded_dim;
   const int64_t columns = RoundUp(dim, NumLanes());
-  const Tile tile(query_begin, plan.Queries(s), key_begin, plan.Keys(s));
+  const Tile tile(plan, s, query_begin, key_begin);
   const int64_t packed = plan.PackedKey(kv_head, s, key_begin);
 
   MultiplyByKeys(tile, scratch.q, stride, job.transposed_keys + packed * dim, dim, scratch.p);
@@ -161,13 +161,15 @@ void BackwardTile(const BackwardJob& job, int64_t s, int64_t kv_head, int64_t qu
   }
 }
 
-template <class T>
 void StoreRows(const float* rows, int64_t count, float scale, const MatrixView& to, int64_t first,
                int64_t column, const AttentionPlan& plan) {
-  for (int64_t r = 0; r < count; ++r) {
-    StoreRow(rows + r * plan.padded_dim, plan.layout.head_dim, scale,
-             to.row<T>(first + r) + column);
-  }
+  WithElementType(to.dtype, [&](auto element) {
+    using T = decltype(element);
+    for (int64_t r = 0; r < count; ++r) {
+      StoreRow(rows + r * plan.padded_dim, plan.layout.head_dim, scale,
+               to.row<T>(first + r) + column);
+    }
+  });
 }
 
 // dk and dv of one key block, and, where dq is not null, the block's part of the group's dq
@@ -177,12 +179,11 @@ void BackwardKeyBlock(const BackwardJob& job, int64_t s, int64_t kv_head, int64_
                       BackwardScratch& scratch, float* dq) {
   const AttentionPlan& plan = job.plan;
   const int64_t stride = plan.padded_dim, queries = plan.Queries(s);
+  const int64_t first_block = plan.FirstQuery(s, begin) / kQueryBlock * kQueryBlock;
   std::fill_n(scratch.dk, kKeyBlock * stride, 0.0f);
   std::fill_n(scratch.dv, kKeyBlock * stride, 0.0f);
   for (int64_t i = 0; i < plan.group; ++i) {
-    // Key `begin` is first seen by the query of the same index, which starts a query block.
-    static_assert(kKeyBlock % kQueryBlock == 0);
-    for (int64_t query = begin; query < queries; query += kQueryBlock) {
+    for (int64_t query = first_block; query < queries; query += kQueryBlock) {
       LoadQueries<T>(job, s, kv_head * plan.group + i, query, scratch);
       float* block =
           dq == nullptr ? nullptr : dq + (i * RoundUp(queries, kQueryBlock) + query) * stride;
@@ -192,8 +193,8 @@ void BackwardKeyBlock(const BackwardJob& job, int64_t s, int64_t kv_head, int64_
   const int64_t first = plan.layout.key_offsets[s] + begin;
   const int64_t count = std::min(kKeyBlock, plan.Keys(s) - begin);
   const int64_t column = kv_head * plan.layout.head_dim;
-  StoreRows<T>(scratch.dk, count, 1.0f, job.args.dk, first, column, plan);
-  StoreRows<T>(scratch.dv, count, 1.0f, job.args.dv, first, column, plan);
+  StoreRows(scratch.dk, count, 1.0f, job.args.dk, first, column, plan);
+  StoreRows(scratch.dv, count, 1.0f, job.args.dv, first, column, plan);
 }
 
 template <class T>
@@ -206,9 +207,9 @@ void BackwardTogether(const BackwardJob& job, const AttentionItem& item, float* 
   for (int64_t begin = 0; begin < plan.Keys(s); begin += kKeyBlock)
     BackwardKeyBlock<T>(job, s, item.head, begin, scratch, scratch.dq);
   for (int64_t i = 0; i < plan.group; ++i) {
-    StoreRows<T>(scratch.dq + i * rows * plan.padded_dim, queries,
-                 static_cast<float>(plan.layout.scale), job.args.dq, plan.layout.query_offsets[s],
-                 (item.head * plan.group + i) * dim, plan);
+    StoreRows(scratch.dq + i * rows * plan.padded_dim, queries,
+              static_cast<float>(plan.layout.scale), job.args.dq, plan.layout.query_offsets[s],
+              (item.head * plan.group + i) * dim, plan);
   }
 }
 
@@ -220,11 +221,12 @@ void BackwardQueryBlock(const BackwardJob& job, const AttentionItem& item, float
   const int64_t rows = std::min(kQueryBlock, plan.Queries(s) - item.begin);
   std::fill_n(scratch.dq, kQueryBlock * plan.padded_dim, 0.0f);
   LoadQueries<T>(job, s, item.head, item.begin, scratch);
-  for (int64_t begin = 0; begin < item.begin + rows; begin += kKeyBlock) {
+  const int64_t visible = plan.VisibleKeys(s, item.begin + rows);  // to the last row
+  for (int64_t begin = 0; begin < visible; begin += kKeyBlock) {
     BackwardTile<false>(job, s, item.head / plan.group, item.begin, begin, scratch, scratch.dq);
   }
-  StoreRows<T>(scratch.dq, rows, static_cast<float>(plan.layout.scale), job.args.dq,
-               plan.layout.query_offsets[s] + item.begin, item.head * plan.layout.head_dim, plan);
+  StoreRows(scratch.dq, rows, static_cast<float>(plan.layout.scale), job.args.dq,
+            plan.layout.query_offsets[s] + item.begin, item.head * plan.layout.head_dim, plan);
 }
 
 template <class T>
@@ -304,21 +306,21 @@ absl::Status AttentionBackward(Execution& execution, const AttentionBackwardArgs
   const AttentionPlan plan(args.layout, HWY_DYNAMIC_DISPATCH(AttentionBackwardPanel)());
   BackwardJob job = {.args = args, .plan = plan, .num_threads = execution.num_threads()};
   const auto all = [](int64_t) { return true; };
-  job.packing = KeyBlockItems(plan, all);
+  job.packing = KeyBlockItems(plan, [&](int64_t s) { return plan.Queries(s) > 0; });
   int64_t query_rows = kQueryBlock, longest = 0;
   for (int64_t s = 0; s < args.layout.documents; ++s) {
     const int64_t queries = plan.Queries(s);
     longest = std::max(longest, RoundUp(queries, kQueryBlock));
-    if (queries == 0) continue;
+    // One without queries has dk and dv to clear.
     for (int64_t g = 0; g < args.layout.kv_heads; ++g)
-      job.together.push_back({s, g, 0, static_cast<double>(queries * queries)});
+      job.together.push_back({s, g, 0, static_cast<double>(queries * plan.Keys(s))});
   }
   if (EndsSoonerTogether(job.together, job.num_threads)) {
     SortByWork(job.together);
     query_rows = plan.group * longest;
   } else {
     job.together.clear();
-    job.key_blocks = job.packing;
+    job.key_blocks = KeyBlockItems(plan, all);
     SortByWork(job.key_blocks);
     job.query_blocks = QueryBlockItems(plan, all);
     SortByWork(job.query_blocks);

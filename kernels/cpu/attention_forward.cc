@@ -88,11 +88,15 @@ inline void UpdateSoftmax(float* scores, int64_t visible, int64_t filled, Runnin
   state.total += hn::GetLane(hn::SumOfLanes(d, totals));
 }
 
-template <class T>
-void FinishRow(const AttentionForwardArgs& args, int64_t head, int64_t t,
+// keys: how many the query saw. Without any, the sums are 0 and so is their total.
+void FinishRow(const AttentionForwardArgs& args, int64_t head, int64_t t, int64_t keys,
                const RunningSoftmax& state, const float* sums) {
   const int64_t dim = args.layout.head_dim;
-  StoreRow(sums, dim, 1.0f / state.total, args.out.row<T>(t) + head * dim);
+  WithElementType(args.out.dtype, [&](auto element) {
+    using T = decltype(element);
+    const float scale = keys == 0 ? 0.0f : 1.0f / state.total;
+    StoreRow(sums, dim, scale, args.out.row<T>(t) + head * dim);
+  });
   if (args.log_sum_exp)
     args.log_sum_exp.row<float>(head)[t] = state.largest + std::log(state.total);
 }
@@ -102,23 +106,22 @@ void ForwardQueryBlock(const ForwardJob& job, const AttentionItem& item, float* 
   const AttentionPlan& plan = job.plan;
   const AttentionForwardArgs& args = job.args;
   const int64_t s = item.document, dim = plan.layout.head_dim, kv_head = item.head / plan.group;
-  const int64_t queries = plan.Queries(s), keys = plan.Keys(s);
   const int64_t first = plan.layout.query_offsets[s] + item.begin;
   const int64_t columns = RoundUp(dim, NumLanes());
   float* q = scratch;                                    // [kQueryBlock, padded_dim]
   float* sums = q + kQueryBlock * plan.padded_dim;       // [kQueryBlock, padded_dim]
   float* scores = sums + kQueryBlock * plan.padded_dim;  // [kQueryBlock, kKeyBlock]
 
-  const int64_t rows = std::min(kQueryBlock, queries - item.begin);
+  const int64_t rows = std::min(kQueryBlock, plan.Queries(s) - item.begin);
   RunningSoftmax states[kQueryBlock];
   std::fill_n(sums, kQueryBlock * plan.padded_dim, 0.0f);
   for (int64_t r = 0; r < rows; ++r) {
     LoadRow(args.q.row<T>(first + r) + item.head * dim, dim, static_cast<float>(plan.layout.scale),
             q + r * plan.padded_dim);
   }
-  const int64_t visible = item.begin + rows + keys - queries;  // to the last row
+  const int64_t visible = plan.VisibleKeys(s, item.begin + rows);  // to the last row
   for (int64_t begin = 0; begin < visible; begin += kKeyBlock) {
-    const Tile tile(item.begin, queries, begin, keys);
+    const Tile tile(plan, s, item.begin, begin);
     const int64_t packed = plan.PackedKey(kv_head, s, begin);
     MultiplyByKeys(tile, q, plan.padded_dim, job.transposed_keys + packed * dim, dim, scores);
     for (int64_t r = 0; r < rows; ++r) {
@@ -131,7 +134,7 @@ void ForwardQueryBlock(const ForwardJob& job, const AttentionItem& item, float* 
     AddWeightedKeys(tile, scores, values, columns, sums, plan.padded_dim);
   }
   for (int64_t r = 0; r < rows; ++r)
-    FinishRow<T>(args, item.head, first + r, states[r], sums + r * plan.padded_dim);
+    FinishRow(args, item.head, first + r, visible, states[r], sums + r * plan.padded_dim);
 }
 
 // scores[c] = q . k[begin + c] for `count` keys of one head.
@@ -228,8 +231,8 @@ void ForwardSingleQuery(const ForwardJob& job, const AttentionItem& item, float*
     }
   }
   for (int64_t i = 0; i < plan.group; ++i) {
-    FinishRow<T>(args, item.head * plan.group + i, t, {states[2 * i], states[2 * i + 1]},
-                 sums + i * plan.padded_dim);
+    FinishRow(args, item.head * plan.group + i, t, keys, {states[2 * i], states[2 * i + 1]},
+              sums + i * plan.padded_dim);
   }
 }
 

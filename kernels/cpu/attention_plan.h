@@ -36,6 +36,15 @@ struct AttentionPlan {
 
   int64_t Queries(int64_t s) const { return layout.query_offsets[s + 1] - layout.query_offsets[s]; }
   int64_t Keys(int64_t s) const { return layout.key_offsets[s + 1] - layout.key_offsets[s]; }
+  // Keys that the queries before `query_end` of a document see: the first ones.
+  int64_t VisibleKeys(int64_t s, int64_t query_end) const {
+    return layout.mask == AttentionMask::kNone ? Keys(s) : query_end + Keys(s) - Queries(s);
+  }
+  // The first query of a document that sees `key`; Queries(s) where there is none.
+  int64_t FirstQuery(int64_t s, int64_t key) const {
+    if (layout.mask == AttentionMask::kNone) return 0;
+    return std::clamp<int64_t>(key - Keys(s) + Queries(s), 0, Queries(s));
+  }
   // Index of the first packed key of block `key_begin` (a multiple of kKeyBlock) of a document.
   int64_t PackedKey(int64_t kv_head, int64_t s, int64_t key_begin) const {
     return kv_head * packed_begin.back() + packed_begin[s] + key_begin;
@@ -74,7 +83,7 @@ std::vector<AttentionItem> KeyBlockItems(const AttentionPlan& plan, const Wanted
       for (int64_t begin = 0; begin < plan.Keys(s); begin += kKeyBlock) {
         // Queries that see the block's first key, over the group.
         const double queries =
-            static_cast<double>(std::min(plan.Queries(s), plan.Keys(s) - begin) * plan.group);
+            static_cast<double>((plan.Queries(s) - plan.FirstQuery(s, begin)) * plan.group);
         const int64_t keys = std::min(kKeyBlock, plan.Keys(s) - begin);
         items.push_back({s, g, begin, queries * static_cast<double>(keys)});
       }
@@ -92,7 +101,7 @@ std::vector<AttentionItem> QueryBlockItems(const AttentionPlan& plan, const Want
     for (int64_t h = 0; h < plan.layout.heads; ++h) {
       for (int64_t begin = 0; begin < plan.Queries(s); begin += kQueryBlock) {
         const int64_t end = std::min(begin + kQueryBlock, plan.Queries(s));
-        const int64_t keys = end + plan.Keys(s) - plan.Queries(s);
+        const int64_t keys = plan.VisibleKeys(s, end);
         items.push_back({s, h, begin, static_cast<double>((end - begin) * keys)});
       }
     }

@@ -22,6 +22,11 @@ inline double HeadDot(const ConstMatrixView& a, int64_t a_row, int64_t a_column,
   return sum;
 }
 
+// Keys that the query `from_end` places before its document's last one sees.
+inline int64_t VisibleKeys(const AttentionLayout& layout, int64_t keys, int64_t from_end) {
+  return layout.mask == AttentionMask::kNone ? keys : keys - from_end;
+}
+
 inline absl::Status AttentionForward(Execution&, const AttentionForwardArgs& args) {
   const AttentionLayout& layout = args.layout;
   const int64_t dim = layout.head_dim, group = layout.heads / layout.kv_heads;
@@ -32,7 +37,7 @@ inline absl::Status AttentionForward(Execution&, const AttentionForwardArgs& arg
     for (int64_t h = 0; h < layout.heads; ++h) {
       const int64_t column = h * dim, kv_column = h / group * dim;
       for (int64_t i = query_begin; i < query_end; ++i) {
-        const int64_t visible = key_end - key_begin - (query_end - 1 - i);
+        const int64_t visible = VisibleKeys(layout, key_end - key_begin, query_end - 1 - i);
         p.resize(static_cast<size_t>(visible));
         double largest = -std::numeric_limits<double>::infinity();
         for (int64_t j = 0; j < visible; ++j) {
@@ -47,7 +52,8 @@ inline absl::Status AttentionForward(Execution&, const AttentionForwardArgs& arg
           for (int64_t d = 0; d < dim; ++d)
             sums[d] += p[j] * Get(args.v, key_begin + j, kv_column + d);
         }
-        for (int64_t d = 0; d < dim; ++d) Set(args.out, i, column + d, sums[d] / total);
+        for (int64_t d = 0; d < dim; ++d)
+          Set(args.out, i, column + d, visible == 0 ? 0.0 : sums[d] / total);
         if (args.log_sum_exp) Set(args.log_sum_exp, h, i, largest + std::log(total));
       }
     }
@@ -60,36 +66,39 @@ inline absl::Status AttentionBackward(Execution&, const AttentionBackwardArgs& a
   const int64_t dim = layout.head_dim, group = layout.heads / layout.kv_heads;
   std::vector<double> dq(static_cast<size_t>(dim)), dk, dv;
   for (int64_t s = 0; s < layout.documents; ++s) {
-    const int64_t begin = layout.query_offsets[s], end = layout.query_offsets[s + 1];
+    const int64_t query_begin = layout.query_offsets[s], query_end = layout.query_offsets[s + 1];
+    const int64_t key_begin = layout.key_offsets[s], keys = layout.key_offsets[s + 1] - key_begin;
     for (int64_t g = 0; g < layout.kv_heads; ++g) {
       const int64_t kv_column = g * dim;
-      dk.assign(static_cast<size_t>((end - begin) * dim), 0.0);
-      dv.assign(static_cast<size_t>((end - begin) * dim), 0.0);
+      dk.assign(static_cast<size_t>(keys * dim), 0.0);
+      dv.assign(static_cast<size_t>(keys * dim), 0.0);
       for (int64_t h = g * group; h < (g + 1) * group; ++h) {
         const int64_t column = h * dim;
-        for (int64_t i = begin; i < end; ++i) {
+        for (int64_t i = query_begin; i < query_end; ++i) {
+          const int64_t visible = VisibleKeys(layout, keys, query_end - 1 - i);
           const double dout_out = HeadDot(args.dout, i, column, args.out, i, column, dim);
           const double log_sum_exp = Get(args.log_sum_exp, h, i);
           std::fill(dq.begin(), dq.end(), 0.0);
-          for (int64_t j = begin; j <= i; ++j) {
+          for (int64_t j = 0; j < visible; ++j) {
+            const int64_t key = key_begin + j;
             const double score =
-                layout.scale * HeadDot(args.q, i, column, args.k, j, kv_column, dim);
+                layout.scale * HeadDot(args.q, i, column, args.k, key, kv_column, dim);
             const double p = std::exp(score - log_sum_exp);
-            const double dp = HeadDot(args.dout, i, column, args.v, j, kv_column, dim);
+            const double dp = HeadDot(args.dout, i, column, args.v, key, kv_column, dim);
             const double ds = p * (dp - dout_out) * layout.scale;
             for (int64_t d = 0; d < dim; ++d) {
-              dv[(j - begin) * dim + d] += p * Get(args.dout, i, column + d);
-              dk[(j - begin) * dim + d] += ds * Get(args.q, i, column + d);
-              dq[d] += ds * Get(args.k, j, kv_column + d);
+              dv[j * dim + d] += p * Get(args.dout, i, column + d);
+              dk[j * dim + d] += ds * Get(args.q, i, column + d);
+              dq[d] += ds * Get(args.k, key, kv_column + d);
             }
           }
           for (int64_t d = 0; d < dim; ++d) Set(args.dq, i, column + d, dq[d]);
         }
       }
-      for (int64_t j = begin; j < end; ++j) {
+      for (int64_t j = 0; j < keys; ++j) {
         for (int64_t d = 0; d < dim; ++d) {
-          Set(args.dk, j, kv_column + d, dk[(j - begin) * dim + d]);
-          Set(args.dv, j, kv_column + d, dv[(j - begin) * dim + d]);
+          Set(args.dk, key_begin + j, kv_column + d, dk[j * dim + d]);
+          Set(args.dv, key_begin + j, kv_column + d, dv[j * dim + d]);
         }
       }
     }
