@@ -38,6 +38,7 @@ AttentionBlock::AttentionBlock(const ModelShape& shape, const std::string& layer
       kv_heads_(tensor_.Share(shape.kv_heads)),
       head_dim_(shape.head_dim),
       rotary_theta_(shape.rotary_theta),
+      attention_(mesh.axis(MeshAxis::kContext), shape.context_exchange, Heads()),
       norm_(layer_name + ".input_layernorm", shape.model_dim, shape.rms_norm_epsilon, dtype),
       query_(name_ + ".q_proj", shape.heads * head_dim_, shape.model_dim, Bias::kNo, dtype,
              Normal(shape), tensor_.Column()),
@@ -55,15 +56,11 @@ std::vector<LayerParameter*> AttentionBlock::parameters() {
   return parameters;
 }
 
-AttentionLayout AttentionBlock::Layout(const int32_t* query_offsets, const int32_t* key_offsets,
-                                       int64_t documents) const {
+AttentionLayout AttentionBlock::Heads() const {
   return {.heads = heads_,
           .kv_heads = kv_heads_,
           .head_dim = head_dim_,
-          .scale = 1.0 / std::sqrt(static_cast<double>(head_dim_)),
-          .documents = documents,
-          .query_offsets = query_offsets,
-          .key_offsets = key_offsets};
+          .scale = 1.0 / std::sqrt(static_cast<double>(head_dim_))};
 }
 
 absl::Status AttentionBlock::Rotate(Execution& execution, const SequenceLayout& layout, Tensor& x,
@@ -77,6 +74,29 @@ absl::Status AttentionBlock::Rotate(Execution& execution, const SequenceLayout& 
                                               .direction = forward ? RotaryDirection::kForward
                                                                    : RotaryDirection::kBackward}),
                   name_);
+}
+
+absl::StatusOr<Tensor> AttentionBlock::AttendToCache(Execution& execution, BlockCache& cache,
+                                                     const Tensor& q, const Tensor& k,
+                                                     const Tensor& v) const {
+  PLAIT_RETURN_IF_ERROR(Annotate(Append(cache.keys, cache.length, k), name_));
+  PLAIT_RETURN_IF_ERROR(Annotate(Append(cache.values, cache.length, v), name_));
+  cache.length += q.shape()[0];
+  const int32_t query_offsets[2] = {0, static_cast<int32_t>(q.shape()[0])};
+  const int32_t key_offsets[2] = {0, static_cast<int32_t>(cache.length)};
+  AttentionLayout layout = Heads();
+  layout.documents = 1;
+  layout.query_offsets = query_offsets;
+  layout.key_offsets = key_offsets;
+  Tensor attended = execution.Empty(q.dtype(), q.shape());
+  PLAIT_RETURN_IF_ERROR(
+      Annotate(AttentionForward(execution, {.layout = layout,
+                                            .q = q.matrix(),
+                                            .k = cache.keys.Slice(0, cache.length).matrix(),
+                                            .v = cache.values.Slice(0, cache.length).matrix(),
+                                            .out = attended.matrix()}),
+               name_));
+  return attended;
 }
 
 absl::Status AttentionBlock::Forward(Execution& execution, const BlockForwardContext& context,
@@ -97,30 +117,15 @@ absl::Status AttentionBlock::Forward(Execution& execution, const BlockForwardCon
   PLAIT_RETURN_IF_ERROR(Rotate(execution, layout, q, heads_, true));
   PLAIT_RETURN_IF_ERROR(Rotate(execution, layout, k, kv_heads_, true));
 
-  Tensor attended = execution.Empty(dtype, q.shape());
-  AttentionForwardArgs args{.q = q.matrix(), .out = attended.matrix()};
-  const int32_t* offsets = layout.document_offsets.data();
-  int32_t cached_offsets[2] = {0, 0};
+  Tensor attended;
   if (context.cache != nullptr) {
-    BlockCache& cache = *context.cache;
-    PLAIT_RETURN_IF_ERROR(Annotate(Append(cache.keys, cache.length, k), name_));
-    PLAIT_RETURN_IF_ERROR(Annotate(Append(cache.values, cache.length, v), name_));
-    cache.length += tokens;
-    cached_offsets[1] = static_cast<int32_t>(cache.length);
-    args.layout = Layout(offsets, cached_offsets, 1);
-    args.k = cache.keys.Slice(0, cache.length).matrix();
-    args.v = cache.values.Slice(0, cache.length).matrix();
+    PLAIT_ASSIGN_OR_RETURN(attended, AttendToCache(execution, *context.cache, q, k, v));
   } else {
-    args.layout = Layout(offsets, offsets, layout.documents());
-    args.k = k.matrix();
-    args.v = v.matrix();
+    auto all = attention_.Forward(execution, layout.microbatch_document_offsets, q, k, v,
+                                  keep ? &keep->attention : nullptr);
+    PLAIT_RETURN_IF_ERROR(Annotate(all.status(), name_));
+    attended = *std::move(all);
   }
-  Tensor log_sum_exp;
-  if (keep) {
-    log_sum_exp = execution.Empty(StatisticsDType(dtype), {heads_, tokens});
-    args.log_sum_exp = log_sum_exp.matrix();
-  }
-  PLAIT_RETURN_IF_ERROR(Annotate(AttentionForward(execution, args), name_));
 
   Tensor partial = execution.Empty(dtype, y.shape());
   PLAIT_RETURN_IF_ERROR(output_.Forward(execution, attended.matrix(), partial.matrix()));
@@ -128,11 +133,7 @@ absl::Status AttentionBlock::Forward(Execution& execution, const BlockForwardCon
   if (keep) {
     keep->residual_sum = stream.residual;
     if (keep_output_) keep->output = stream.delta;
-    keep->q = std::move(q);
-    keep->k = std::move(k);
-    keep->v = std::move(v);
     keep->attended = std::move(attended);
-    keep->log_sum_exp = std::move(log_sum_exp);
     *saved = std::move(keep);
   }
   return absl::OkStatus();
@@ -151,22 +152,10 @@ absl::StatusOr<Tensor> AttentionBlock::Backward(Execution& execution,
   Tensor dattended = execution.Empty(dtype, saved.attended.shape());
   PLAIT_RETURN_IF_ERROR(output_.InputGradient(execution, dout.matrix(), dattended.matrix()));
 
-  Tensor dq = execution.Empty(dtype, saved.q.shape());
-  Tensor dk = execution.Empty(dtype, saved.k.shape());
-  Tensor dv = execution.Empty(dtype, saved.v.shape());
-  const int32_t* offsets = layout.document_offsets.data();
-  PLAIT_RETURN_IF_ERROR(
-      Annotate(AttentionBackward(execution, {.layout = Layout(offsets, offsets, layout.documents()),
-                                             .q = saved.q.matrix(),
-                                             .k = saved.k.matrix(),
-                                             .v = saved.v.matrix(),
-                                             .out = saved.attended.matrix(),
-                                             .log_sum_exp = saved.log_sum_exp.matrix(),
-                                             .dout = dattended.matrix(),
-                                             .dq = dq.matrix(),
-                                             .dk = dk.matrix(),
-                                             .dv = dv.matrix()}),
-               name_));
+  auto gradients = attention_.Backward(execution, layout.microbatch_document_offsets, dattended,
+                                       saved.attention);
+  PLAIT_RETURN_IF_ERROR(Annotate(gradients.status(), name_));
+  auto& [dq, dk, dv] = *gradients;
   PLAIT_RETURN_IF_ERROR(Rotate(execution, layout, dq, heads_, false));
   PLAIT_RETURN_IF_ERROR(Rotate(execution, layout, dk, kv_heads_, false));
 

@@ -9,6 +9,7 @@
 
 #include "kernels/attention_args.h"
 #include "model/block.h"
+#include "model/context_attention.h"
 #include "model/linear.h"
 #include "model/model_shape.h"
 #include "model/pre_norm.h"
@@ -33,13 +34,13 @@ class AttentionBlock : public Block {
  private:
   struct AttentionSaved : Saved {
     PreNorm::Saved norm;
-    Tensor q, k, v;      // after rotation
-    Tensor attended;     // [tokens, heads x head_dim]
-    Tensor log_sum_exp;  // [heads, tokens]
+    ContextAttention::Saved attention;  // q, k and v after rotation
+    Tensor attended;                    // [tokens, heads x head_dim]
   };
 
-  AttentionLayout Layout(const int32_t* query_offsets, const int32_t* key_offsets,
-                         int64_t documents) const;
+  AttentionLayout Heads() const;  // sizes and scale
+  absl::StatusOr<Tensor> AttendToCache(Execution& execution, BlockCache& cache, const Tensor& q,
+                                       const Tensor& k, const Tensor& v) const;
   absl::Status Rotate(Execution& execution, const SequenceLayout& layout, Tensor& x, int64_t heads,
                       bool forward) const;
 
@@ -48,6 +49,7 @@ class AttentionBlock : public Block {
   TensorParallel tensor_;
   int64_t heads_, kv_heads_, head_dim_;  // of this rank
   double rotary_theta_;
+  ContextAttention attention_;
   PreNorm norm_;
   Linear query_, key_, value_, output_;
 };

@@ -23,8 +23,6 @@
 
 namespace plait {
 
-enum class ContextExchange { kGather, kRing };
-
 class ContextAttention {
  public:
   struct Saved {         // What Backward reads. Rows: those of the queries that this rank computed.

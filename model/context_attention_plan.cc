@@ -20,7 +20,7 @@ ContextAttentionPlan::ContextAttentionPlan(std::span<const int32_t> document_off
     : document_offsets_(document_offsets.begin(), document_offsets.end()), ranks_(ranks) {
   PLAIT_CHECK(!document_offsets.empty() && document_offsets.back() % ranks == 0);
   segment_ = document_offsets.back() / ranks;
-  swaps_halves_ = half() > 0 && LargestWork(true) < LargestWork(false);
+  swaps_halves_ = ranks > 1 && half() > 0 && LargestWork(true) < LargestWork(false);
 }
 
 QueryRange ContextAttentionPlan::Range(int64_t begin, int64_t end) const {

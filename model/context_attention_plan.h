@@ -17,6 +17,8 @@
 
 namespace plait {
 
+enum class ContextExchange { kGather, kRing };
+
 // Queries [begin, end) of the flat microbatch with the keys [key_begin, end), from the start of the
 // document that is open at `begin`.
 struct QueryRange {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "model/context_attention_plan.h"
 #include "recipes/layer_pattern.h"
 
 namespace plait {
@@ -31,6 +32,8 @@ struct ModelShape {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   double rotary_theta = 0;  // 0: no position embedding
+  // How the ranks of the context axis attend; not of the model, and the same in effect.
+  ContextExchange context_exchange = ContextExchange::kGather;
 
   int64_t state_dim = 0;
   int64_t conv_width = 0;

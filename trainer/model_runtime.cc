@@ -106,7 +106,10 @@ absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Re
                                              size(parallel.tensor()), size(parallel.expert())},
                                             std::move(world)));
   runtime.mesh = std::make_unique<DeviceMesh>(std::move(mesh));
-  PLAIT_ASSIGN_OR_RETURN(const ModelShape shape, ModelShape::FromRecipe(recipe.model()));
+  PLAIT_ASSIGN_OR_RETURN(ModelShape shape, ModelShape::FromRecipe(recipe.model()));
+  if (parallel.context_attention() == Parallel::RING) {
+    shape.context_exchange = ContextExchange::kRing;
+  }
   runtime.model =
       LanguageModel::Create(shape, ComputeDType(recipe), RecomputationOf(recipe), *runtime.mesh);
   PLAIT_ASSIGN_OR_RETURN(runtime.sharder,
