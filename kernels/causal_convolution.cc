@@ -76,6 +76,17 @@ absl::Status CausalConvolutionBackward(Execution& execution,
   PLAIT_RETURN_IF_ERROR(CheckDType("dx", args.dx.dtype, args.x.dtype));
   PLAIT_RETURN_IF_ERROR(CheckMatrix("dweight", args.dweight, channels, args.weight.columns));
   if (args.dbias) PLAIT_RETURN_IF_ERROR(CheckVector("dbias", args.dbias, channels));
+  const int64_t history = args.documents * (args.weight.columns - 1);
+  if (args.initial_state) {
+    PLAIT_RETURN_IF_ERROR(CheckMatrix("initial_state", args.initial_state, history, channels));
+    PLAIT_RETURN_IF_ERROR(CheckDType("initial_state", args.initial_state.dtype, args.x.dtype));
+  }
+  if (args.dfinal_state) {
+    PLAIT_RETURN_IF_ERROR(CheckMatrix("dfinal_state", args.dfinal_state, history, channels));
+  }
+  if (args.dinitial_state) {
+    PLAIT_RETURN_IF_ERROR(CheckMatrix("dinitial_state", args.dinitial_state, history, channels));
+  }
   return RunFirstAccepted(execution, "causal_convolution backward",
                           CausalConvolutionBackwardImplementations(), args);
 }

@@ -7,6 +7,9 @@
 // computed again):
 //   dx[t,c] = sum_j weight[c, width - 1 - j] g[t + j, c];  dweight[c,j] += sum_t g[t,c] x[t - width
 //   + 1 + j, c];  dbias[c] += sum_t g
+// The same sum over j, with g of the document's tokens alone, is the gradient of the inputs before
+// its first token. The gradient of the final state is added where its inputs are: in x, or before
+// it in the initial state of a document shorter than width - 1.
 // f32 inside (f64 beside f64). Source: Gu and Dao, "Mamba", 2023; the Jamba reference.
 #pragma once
 
@@ -41,6 +44,13 @@ struct CausalConvolutionBackwardArgs {
   MatrixView dx;       // [tokens, channels], overwritten
   MatrixView dweight;  // [channels, width], f32 or f64, added to
   VectorView dbias;    // [channels], f32 or f64, added to; absent with bias
+  // As in the forward. Absent: zeros.
+  ConstMatrixView initial_state;
+  // Gradients of the final and of the initial state: [documents x (width - 1), channels], f32 or
+  // f64, whatever the dtype of x, so that dx is rounded once. dfinal_state absent: zeros.
+  // dinitial_state is overwritten; absent: not wanted. May be the same memory.
+  ConstMatrixView dfinal_state;
+  MatrixView dinitial_state;
 };
 
 }  // namespace plait

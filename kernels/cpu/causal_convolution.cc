@@ -145,12 +145,27 @@ struct ParameterSums {
   HWY_ALIGN float biases[kBlock] = {};
 };
 
-// Tokens [tile_begin, t] backwards, of a document at rows [begin, end). g holds those of the next
-// kWidth - 1 tokens, nearest first: [kWidth - 1] vectors, zero at the document's end.
+// A document at rows [begin, end).
+struct DocumentRows {
+  int64_t document, begin, end;
+};
+
+// Row of x; before the document's first one, of the initial state or zero.
+template <class T, int kWidth>
+HWY_INLINE F32 InputAt(const CausalConvolutionBackwardArgs& args, const Lanes& lanes,
+                       const DocumentRows& rows, int64_t row) {
+  if (row >= rows.begin) return lanes.Load(args.x.row<T>(row));
+  if (!args.initial_state) return hn::Zero(F32Tag());
+  const int64_t place = (rows.document + 1) * (kWidth - 1) + row - rows.begin;
+  return lanes.Load(args.initial_state.row<T>(place));
+}
+
+// Tokens [tile_begin, t] backwards. g holds those of the next kWidth - 1 tokens, nearest first:
+// [kWidth - 1] vectors, zero at the document's end.
 template <class T, int kWidth>
 void BackwardLanes(const CausalConvolutionBackwardArgs& args, const Taps<kWidth>& block, int64_t at,
-                   const Lanes& lanes, int64_t begin, int64_t tile_begin, int64_t t, float* g_kept,
-                   ParameterSums<kWidth>& sums) {
+                   const Lanes& lanes, const DocumentRows rows, int64_t tile_begin, int64_t t,
+                   float* g_kept, ParameterSums<kWidth>& sums) {
   const F32Tag d;
   F32 taps[kWidth], window[kWidth], dtaps[kWidth], g[kWidth];
   for (int j = 0; j < kWidth; ++j) {
@@ -159,18 +174,20 @@ void BackwardLanes(const CausalConvolutionBackwardArgs& args, const Taps<kWidth>
     // The window of token t + 1, less its newest input.
     const int64_t row = t - (kWidth - 1) + j + 1;
     if (j == kWidth - 1) continue;
-    if (row >= begin) window[j] = lanes.Load(args.x.row<T>(row));
+    window[j] = InputAt<T, kWidth>(args, lanes, rows, row);
     g[j] = hn::LoadU(d, g_kept + j * kBlock + at);
   }
   F32 dbias = hn::Zero(d);
   const F32 bias = hn::LoadU(d, block.biases + at), one = hn::Set(d, 1.0f);
+  // The first row whose input is in the final state.
+  const int64_t final_begin = args.dfinal_state ? rows.end - (kWidth - 1) : rows.end;
   for (; t >= tile_begin; --t) {
     for (int j = kWidth - 1; j > 0; --j) {
       window[j] = window[j - 1];
       g[j] = g[j - 1];
     }
     const int64_t oldest = t - (kWidth - 1);
-    window[0] = oldest >= begin ? lanes.Load(args.x.row<T>(oldest)) : hn::Zero(d);
+    window[0] = InputAt<T, kWidth>(args, lanes, rows, oldest);
     for (const ConstMatrixView& view : {args.x, args.dy, ConstMatrixView(args.dx)}) {
       lanes.Prefetch(view.row<T>(std::max<int64_t>(t - kTile, 0)));
     }
@@ -180,6 +197,10 @@ void BackwardLanes(const CausalConvolutionBackwardArgs& args, const Taps<kWidth>
     g[0] = hn::Mul(lanes.Load(args.dy.row<T>(t)), slope);
     F32 dx = hn::Mul(taps[kWidth - 1], g[0]);
     for (int j = 1; j < kWidth; ++j) dx = hn::MulAdd(taps[kWidth - 1 - j], g[j], dx);
+    if (HWY_UNLIKELY(t >= final_begin)) {
+      const int64_t place = rows.document * (kWidth - 1) + t - final_begin;
+      dx = hn::Add(dx, lanes.Load(args.dfinal_state.row<float>(place)));
+    }
     lanes.Store(dx, args.dx.row<T>(t));
     for (int j = 0; j < kWidth; ++j) dtaps[j] = hn::MulAdd(g[0], window[j], dtaps[j]);
     dbias = hn::Add(g[0], dbias);
@@ -192,6 +213,31 @@ void BackwardLanes(const CausalConvolutionBackwardArgs& args, const Taps<kWidth>
   hn::StoreU(hn::Add(dbias, hn::LoadU(d, sums.biases + at)), d, sums.biases + at);
 }
 
+// The gradient of the inputs before the document. g: of its first kWidth - 1 tokens, as
+// BackwardLanes leaves it. Row j takes an older row of the final state's gradient (perhaps the same
+// memory): from the newest row on.
+template <int kWidth>
+void StoreInitialGradient(const CausalConvolutionBackwardArgs& args, const Taps<kWidth>& block,
+                          int64_t at, const Lanes& lanes, const DocumentRows& rows,
+                          const float* g_kept) {
+  const F32Tag d;
+  constexpr int64_t kHistory = kWidth - 1;
+  const int64_t length = rows.end - rows.begin;
+  for (int64_t j = kHistory - 1; j >= 0; --j) {
+    // Input j lies kHistory - j tokens before the first one.
+    F32 sum = hn::Zero(d);
+    for (int64_t token = 0; token <= j; ++token) {
+      const F32 tap = hn::LoadU(d, block.taps[j - token] + at);
+      sum = hn::MulAdd(tap, hn::LoadU(d, g_kept + token * kBlock + at), sum);
+    }
+    if (args.dfinal_state && j >= length) {
+      const float* row = args.dfinal_state.row<float>(rows.document * kHistory + j - length);
+      sum = hn::Add(sum, lanes.Load(row));
+    }
+    lanes.Store(sum, args.dinitial_state.row<float>(rows.document * kHistory + j));
+  }
+}
+
 template <class T, int kWidth>
 void BackwardBlock(const CausalConvolutionBackwardArgs& args, int64_t channel) {
   const int64_t channel_end = std::min(channel + kBlock, args.x.columns);
@@ -199,14 +245,20 @@ void BackwardBlock(const CausalConvolutionBackwardArgs& args, int64_t channel) {
   ParameterSums<kWidth> sums;
   HWY_ALIGN float g[kWidth * kBlock];
   for (int64_t document = args.documents - 1; document >= 0; --document) {
-    const int64_t begin = args.document_offsets[document];
+    const DocumentRows rows{document, args.document_offsets[document],
+                            args.document_offsets[document + 1]};
     std::fill(g, g + kWidth * kBlock, 0.0f);
-    for (int64_t end = args.document_offsets[document + 1]; end > begin; end -= kTile) {
+    for (int64_t end = rows.end; end > rows.begin; end -= kTile) {
       for (int64_t c = channel; c < channel_end; c += kLanes) {
         const Lanes lanes{c, std::min(kLanes, channel_end - c)};
-        BackwardLanes<T, kWidth>(args, block, c - channel, lanes, begin,
-                                 std::max(begin, end - kTile), end - 1, g, sums);
+        BackwardLanes<T, kWidth>(args, block, c - channel, lanes, rows,
+                                 std::max(rows.begin, end - kTile), end - 1, g, sums);
       }
+    }
+    if (!args.dinitial_state) continue;
+    for (int64_t c = channel; c < channel_end; c += kLanes) {
+      const Lanes lanes{c, std::min(kLanes, channel_end - c)};
+      StoreInitialGradient<kWidth>(args, block, c - channel, lanes, rows, g);
     }
   }
   for (int64_t c = channel; c < channel_end; ++c) {
@@ -284,6 +336,9 @@ std::string AcceptsCausalConvolutionForward(const CausalConvolutionForwardArgs& 
 std::string AcceptsCausalConvolutionBackward(const CausalConvolutionBackwardArgs& args) {
   if (args.dweight.dtype != DType::kF32 || (args.dbias && args.dbias.dtype != DType::kF32)) {
     return "a parameter's gradient is not f32";
+  }
+  for (const ConstMatrixView& view : {args.dfinal_state, ConstMatrixView(args.dinitial_state)}) {
+    if (view && view.dtype != DType::kF32) return "a state's gradient is not f32";
   }
   return Accepts(args.x.dtype, args.weight, args.bias);
 }

@@ -1,6 +1,7 @@
 // Reference causal convolution with SiLU: plain loops, sums in double.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -52,6 +53,7 @@ inline absl::Status CausalConvolutionBackward(Execution&,
                                               const CausalConvolutionBackwardArgs& args) {
   const int64_t width = args.weight.columns, history = width - 1;
   std::vector<double> g(static_cast<size_t>(args.x.rows)), dweight(static_cast<size_t>(width));
+  std::vector<double> dinitial(static_cast<size_t>(history));
   for (int64_t channel = 0; channel < args.x.columns; ++channel) {
     double dbias = 0;
     dweight.assign(static_cast<size_t>(width), 0.0);
@@ -59,7 +61,8 @@ inline absl::Status CausalConvolutionBackward(Execution&,
       const int64_t begin = args.document_offsets[document];
       const int64_t end = args.document_offsets[document + 1];
       const auto input = [&](int64_t row) {
-        return row >= begin ? Get(args.x, row, channel) : 0.0;
+        return ConvolutionInput(args.x, args.initial_state, document, begin, history, row - begin,
+                                channel);
       };
       for (int64_t t = begin; t < end; ++t) {
         double pre = args.bias ? Get(args.bias, channel) : 0.0;
@@ -71,12 +74,23 @@ inline absl::Status CausalConvolutionBackward(Execution&,
         for (int64_t j = 0; j < width; ++j) dweight[j] += g[t] * input(t - history + j);
         dbias += g[t];
       }
-      for (int64_t t = begin; t < end; ++t) {
-        double dx = 0;
-        for (int64_t j = 0; j < width && t + j < end; ++j) {
-          dx += Get(args.weight, channel, history - j) * g[t + j];
+      // Of the input at `row`, which lies before the document where the state holds it.
+      const auto dinput = [&](int64_t row) {
+        double sum = 0;
+        for (int64_t j = std::max<int64_t>(0, begin - row); j < width && row + j < end; ++j) {
+          sum += Get(args.weight, channel, history - j) * g[row + j];
         }
-        Set(args.dx, t, channel, dx);
+        const int64_t place = row - (end - history);  // in the final state
+        if (args.dfinal_state && place >= 0) {
+          sum += Get(args.dfinal_state, document * history + place, channel);
+        }
+        return sum;
+      };
+      for (int64_t t = begin; t < end; ++t) Set(args.dx, t, channel, dinput(t));
+      if (!args.dinitial_state) continue;
+      for (int64_t j = 0; j < history; ++j) dinitial[j] = dinput(begin - history + j);
+      for (int64_t j = 0; j < history; ++j) {
+        Set(args.dinitial_state, document * history + j, channel, dinitial[j]);
       }
     }
     for (int64_t j = 0; j < width; ++j) Add(args.dweight, channel, j, dweight[j]);

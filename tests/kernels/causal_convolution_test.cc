@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/reference/causal_convolution.h"
+#include "tests/support/document_segments.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/simd_targets.h"
@@ -29,7 +30,9 @@ struct Case {
         final_state(Tensor::OnHost(dtype, {documents() * (width - 1), channels})),
         dx(Tensor::OnHost(dtype, {tokens(), channels})),
         dweight(UniformTensor({channels, width}, 6, inner)),
-        dbias(UniformTensor({channels}, 7, inner)) {}
+        dbias(UniformTensor({channels}, 7, inner)),
+        dfinal_state(UniformTensor({documents() * (width - 1), channels}, 8, inner)),
+        dinitial_state(Tensor::OnHost(inner, {documents() * (width - 1), channels})) {}
 
   int64_t tokens() const { return offsets.back(); }
   int64_t documents() const { return static_cast<int64_t>(offsets.size()) - 1; }
@@ -59,10 +62,18 @@ struct Case {
             .dweight = dweight.matrix(),
             .dbias = dbias.vector()};
   }
+  CausalConvolutionBackwardArgs backward_of_continuation() {
+    CausalConvolutionBackwardArgs args = backward();
+    args.initial_state = initial_state.matrix();
+    args.dfinal_state = dfinal_state.matrix();
+    args.dinitial_state = dinitial_state.matrix();
+    return args;
+  }
 
   std::vector<int32_t> offsets;
   DType inner;
-  Tensor x, weight, bias, dy, y, initial_state, final_state, dx, dweight, dbias;
+  Tensor x, weight, bias, dy, y, initial_state, final_state, dx, dweight, dbias, dfinal_state,
+      dinitial_state;
 };
 
 TEST(CausalConvolutionTest, ReferenceBackwardMatchesFiniteDifferences) {
@@ -80,6 +91,23 @@ TEST(CausalConvolutionTest, ReferenceBackwardMatchesFiniteDifferences) {
   ExpectGradientMatches("bias", c.bias, c.dbias, loss);
 }
 
+// Documents shorter than the history, and one without tokens: gradients pass through the state.
+TEST(CausalConvolutionTest, ReferenceStateGradientsMatchFiniteDifferences) {
+  Execution execution;
+  Case c(3, 4, {0, 1, 3, 3, 9, 20}, DType::kF64);
+  c.dweight.FillZero();
+  c.dbias.FillZero();
+  ASSERT_OK(reference::CausalConvolutionBackward(execution, c.backward_of_continuation()));
+  const auto loss = [&] {
+    EXPECT_OK(reference::CausalConvolutionForward(execution, c.continuation()));
+    return WeightedSum(c.y, c.dy) + WeightedSum(c.final_state, c.dfinal_state);
+  };
+  ExpectGradientMatches("x", c.x, c.dx, loss);
+  ExpectGradientMatches("initial_state", c.initial_state, c.dinitial_state, loss);
+  ExpectGradientMatches("weight", c.weight, c.dweight, loss);
+  ExpectGradientMatches("bias", c.bias, c.dbias, loss);
+}
+
 // Every implementation against the reference.
 void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int64_t width,
                      DType dtype, double scale = 1.0) {
@@ -89,6 +117,7 @@ void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int6
   const auto make = [&] { return Case(channels, width, offsets, dtype, scale); };
   Case expected = make(), continued = make();
   ASSERT_OK(reference::CausalConvolutionForward(execution, continued.continuation()));
+  ASSERT_OK(reference::CausalConvolutionBackward(execution, continued.backward_of_continuation()));
   ASSERT_OK(reference::CausalConvolutionForward(execution, expected.forward()));
   ASSERT_OK(reference::CausalConvolutionBackward(execution, expected.backward()));
   // A sum of `width` products of size up to `scale`, then SiLU, each a few f32 roundings.
@@ -114,6 +143,17 @@ void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int6
     ExpectClose("dx", found.dx, expected.dx, output);
     ExpectClose("dweight", found.dweight, expected.dweight, over_tokens);
     ExpectClose("dbias", found.dbias, expected.dbias, over_tokens);
+    for (const bool in_place : {false, true}) {
+      Case again = make();
+      CausalConvolutionBackwardArgs args = again.backward_of_continuation();
+      if (in_place) args.dinitial_state = again.dfinal_state.matrix();
+      ASSERT_OK(implementation.run(execution, args));
+      ExpectClose("dx continued", again.dx, continued.dx, output);
+      ExpectClose("dinitial_state", in_place ? again.dfinal_state : again.dinitial_state,
+                  continued.dinitial_state, f32);
+      ExpectClose("dweight continued", again.dweight, continued.dweight, over_tokens);
+      ExpectClose("dbias continued", again.dbias, continued.dbias, over_tokens);
+    }
   }
 }
 
@@ -135,10 +175,6 @@ TEST(CausalConvolutionTest, ImplementationsAgreeWithTheReference) {
 
 TEST(CausalConvolutionTest, WiderKernelsRunToo) { ExpectAgreement({0, 3, 20}, 5, 7, DType::kBf16); }
 
-Tensor Rows(const Tensor& from, int64_t begin, int64_t end) {
-  return from.Slice(begin, end).Clone();
-}
-
 TEST(CausalConvolutionTest, StatePassedBetweenCallsContinuesBitForBit) {
   ForEachSimdTarget([] {
     Execution execution;
@@ -147,15 +183,64 @@ TEST(CausalConvolutionTest, StatePassedBetweenCallsContinuesBitForBit) {
     Tensor state = whole.initial_state.Clone();
     for (const auto& [begin, end] : {std::pair{0, 100}, {100, 101}, {101, 103}, {103, 150}}) {
       Case piece(37, 4, {0, end - begin}, DType::kBf16);
-      piece.x = Rows(whole.x, begin, end);
+      piece.x = CopyOfRows(whole.x, begin, end);
       CausalConvolutionForwardArgs args = piece.continuation();
       args.initial_state = state.matrix();
       args.final_state = state.matrix();  // the same memory
       ASSERT_OK(CausalConvolutionForward(execution, args));
-      ExpectSameBits("y", piece.y, Rows(whole.y, begin, end));
+      ExpectSameBits("y", piece.y, CopyOfRows(whole.y, begin, end));
     }
     ExpectSameBits("state", state, whole.final_state);
   });
+}
+
+// A packed sequence in segments that end inside documents, states and their gradients passed on,
+// equals one call.
+TEST(CausalConvolutionTest, SegmentsWithPassedStatesEqualOneCall) {
+  Execution execution;
+  constexpr int64_t kChannels = 3, kWidth = 4, kHistory = kWidth - 1;
+  Case whole(kChannels, kWidth, {0, 2, 30, 31, 60}, DType::kF64);
+  ASSERT_OK(CausalConvolutionForward(execution, whole.forward()));
+  ASSERT_OK(CausalConvolutionBackward(execution, whole.backward()));
+  for (const auto& cuts : std::vector<std::vector<int32_t>>{
+           {20}, {30}, {1, 31}, {10, 11, 12, 13}, {1, 2, 3, 4, 5, 29, 32, 58, 59}}) {
+    SCOPED_TRACE(testing::PrintToString(cuts));
+    const std::vector<DocumentSegment> segments = CutIntoSegments(whole.offsets, cuts);
+    std::vector<Case> cases;
+    Tensor y = Tensor::OnHost(DType::kF64, whole.y.shape()), dx = y.Clone();
+    for (const DocumentSegment& segment : segments) {
+      Case& c = cases.emplace_back(kChannels, kWidth, segment.offsets, DType::kF64);
+      c.x = CopyOfRows(whole.x, segment.begin, segment.end);
+      c.dy = CopyOfRows(whole.dy, segment.begin, segment.end);
+      c.initial_state.FillZero();
+      if (segment.continues_before) {
+        const Tensor& states = cases[cases.size() - 2].final_state;
+        const int64_t rows = states.shape()[0];
+        SetRows(CopyOfRows(states, rows - kHistory, rows), c.initial_state, 0);
+      }
+      ASSERT_OK(CausalConvolutionForward(execution, c.continuation()));
+      SetRows(c.y, y, segment.begin);
+    }
+    Tensor dweight = UniformTensor({kChannels, kWidth}, 6), dbias = UniformTensor({kChannels}, 7);
+    for (size_t i = segments.size(); i-- > 0;) {
+      Case& c = cases[i];
+      c.dfinal_state.FillZero();
+      if (segments[i].continues_after) {
+        SetRows(CopyOfRows(cases[i + 1].dinitial_state, 0, kHistory), c.dfinal_state,
+                (segments[i].documents() - 1) * kHistory);
+      }
+      CausalConvolutionBackwardArgs args = c.backward_of_continuation();
+      args.dweight = dweight.matrix();
+      args.dbias = dbias.vector();
+      ASSERT_OK(CausalConvolutionBackward(execution, args));
+      SetRows(c.dx, dx, segments[i].begin);
+    }
+    // f64 sums in another order.
+    ExpectNormClose("y", y, whole.y, 1e-12);
+    ExpectNormClose("dx", dx, whole.dx, 1e-12);
+    ExpectNormClose("dweight", dweight, whole.dweight, 1e-12);
+    ExpectNormClose("dbias", dbias, whole.dbias, 1e-12);
+  }
 }
 
 TEST(CausalConvolutionTest, ThreadsDoNotChangeBits) {
@@ -169,10 +254,6 @@ TEST(CausalConvolutionTest, ThreadsDoNotChangeBits) {
   ExpectSameBits("dx", a.dx, b.dx);
   ExpectSameBits("dweight", a.dweight, b.dweight);
   ExpectSameBits("dbias", a.dbias, b.dbias);
-}
-
-void CopyRows(const Tensor& from, Tensor& to, int64_t row) {
-  std::memcpy(to.Slice(row, row + from.shape()[0]).raw(), from.raw(), from.bytes());
 }
 
 // A document's outputs and input gradients do not depend on where it lies nor on what lies beside
@@ -190,12 +271,12 @@ TEST(CausalConvolutionTest, DocumentsAreIsolatedBitForBit) {
       for (BFloat16& x : packed.x.values<BFloat16>()) {
         x = BFloat16(std::numeric_limits<float>::quiet_NaN());
       }
-      CopyRows(alone.x, packed.x, before);
-      CopyRows(alone.dy, packed.dy, before);
+      SetRows(alone.x, packed.x, before);
+      SetRows(alone.dy, packed.dy, before);
       ASSERT_OK(CausalConvolutionForward(execution, packed.forward()));
       ASSERT_OK(CausalConvolutionBackward(execution, packed.backward()));
-      ExpectSameBits("y", Rows(packed.y, before, end), alone.y);
-      ExpectSameBits("dx", Rows(packed.dx, before, end), alone.dx);
+      ExpectSameBits("y", CopyOfRows(packed.y, before, end), alone.y);
+      ExpectSameBits("dx", CopyOfRows(packed.dx, before, end), alone.dx);
     }
   });
 }
@@ -218,6 +299,11 @@ TEST(CausalConvolutionTest, RejectsWrongShapes) {
   EXPECT_THAT(
       CausalConvolutionBackward(execution, backward),
       StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("dx: expected [3, 4], got [3, 3]")));
+  backward = c.backward_of_continuation();
+  backward.dfinal_state.rows = 2;
+  EXPECT_THAT(CausalConvolutionBackward(execution, backward),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("dfinal_state: expected [3, 4], got [2, 4]")));
 }
 
 }  // namespace

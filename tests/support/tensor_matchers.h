@@ -31,6 +31,20 @@ inline void ExpectClose(const std::string& name, const Tensor& found, const Tens
   }
 }
 
+// ||found - expected|| <= relative ||expected||, Euclidean norms in double.
+inline void ExpectNormClose(const std::string& name, const Tensor& found, const Tensor& expected,
+                            double relative) {
+  ASSERT_EQ(found.num_elements(), expected.num_elements()) << name;
+  const Tensor a = found.Converted(DType::kF64), b = expected.Converted(DType::kF64);
+  double difference = 0, size = 0;
+  for (int64_t i = 0; i < a.num_elements(); ++i) {
+    const double x = a.data<double>()[i], y = b.data<double>()[i];
+    difference += (x - y) * (x - y);
+    size += y * y;
+  }
+  EXPECT_LE(std::sqrt(difference), relative * std::sqrt(size)) << name;
+}
+
 inline void ExpectSameBits(const std::string& name, const Tensor& found, const Tensor& expected) {
   ASSERT_EQ(found.bytes(), expected.bytes()) << name;
   EXPECT_EQ(std::memcmp(found.raw(), expected.raw(), found.bytes()), 0) << name << ": bits differ";
