@@ -38,6 +38,13 @@ absl::Status CheckLike(absl::string_view name, const ConstMatrixView& view,
   return CheckDType(name, view.dtype, x.dtype);
 }
 
+// A state of every document, where it is there.
+absl::Status CheckState(absl::string_view name, const ConstMatrixView& state,
+                        const SelectiveScanInputs& in) {
+  if (!state) return absl::OkStatus();
+  return CheckMatrix(name, state, in.documents * in.b.columns, in.x.columns);
+}
+
 }  // namespace
 
 std::span<const Implementation<SelectiveScanForwardArgs>> SelectiveScanForwardImplementations() {
@@ -56,14 +63,8 @@ absl::Status SelectiveScanForward(Execution& execution, const SelectiveScanForwa
     PLAIT_RETURN_IF_ERROR(CheckMatrix("checkpoints", args.checkpoints,
                                       NumSelectiveScanCheckpoints(tokens) * states, channels));
   }
-  if (args.initial_state) {
-    PLAIT_RETURN_IF_ERROR(
-        CheckMatrix("initial_state", args.initial_state, in.documents * states, channels));
-  }
-  if (args.final_state) {
-    PLAIT_RETURN_IF_ERROR(
-        CheckMatrix("final_state", args.final_state, in.documents * states, channels));
-  }
+  PLAIT_RETURN_IF_ERROR(CheckState("initial_state", args.initial_state, in));
+  PLAIT_RETURN_IF_ERROR(CheckState("final_state", args.final_state, in));
   return RunFirstAccepted(execution, "selective_scan forward",
                           SelectiveScanForwardImplementations(), args);
 }
@@ -83,6 +84,9 @@ absl::Status SelectiveScanBackward(Execution& execution, const SelectiveScanBack
   PLAIT_RETURN_IF_ERROR(CheckMatrix("da_log", args.da_log, channels, states));
   PLAIT_RETURN_IF_ERROR(CheckVector("dd", args.dd, channels));
   PLAIT_RETURN_IF_ERROR(CheckVector("ddt_bias", args.ddt_bias, channels));
+  PLAIT_RETURN_IF_ERROR(CheckState("initial_state", args.initial_state, in));
+  PLAIT_RETURN_IF_ERROR(CheckState("dfinal_state", args.dfinal_state, in));
+  PLAIT_RETURN_IF_ERROR(CheckState("dinitial_state", args.dinitial_state, in));
   return RunFirstAccepted(execution, "selective_scan backward",
                           SelectiveScanBackwardImplementations(), args);
 }

@@ -8,8 +8,10 @@
 // from there. Everything inside in f32 (f64 beside f64), one rounding at each output. Backward,
 // with s = silu(z), u = sum_n h C + D x, dyy = dy s, g[t] = dyy[t] C[t] + exp(delta[t+1] A) g[t+1]:
 //   dz = dy u silu'(z);  dC[t,n] = sum_c dyy h;  dB[t,n] = sum_c g delta x;  dx = delta sum_n g B +
-//   D dyy;  dD += sum_t dyy x ddelta = sum_n g (A exp(delta A) h[t-1] + B x);  ddt = ddelta
-//   sigmoid(dt + dt_bias);  ddt_bias += sum_t ddt dA_log += A sum_t g delta exp(delta A) h[t-1]
+//   D dyy;  dD += sum_t dyy x;  ddelta = sum_n g (A exp(delta A) h[t-1] + B x);  ddt = ddelta
+//   sigmoid(dt + dt_bias);  ddt_bias += sum_t ddt;  dA_log += A sum_t g delta exp(delta A) h[t-1]
+// What arrives for a document's final state counts as exp(delta[t+1] A) g[t+1] of its last token,
+// and exp(delta A) g of its first token is the gradient of its initial state.
 // Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023; the
 // Jamba reference.
 #pragma once
@@ -52,8 +54,7 @@ struct SelectiveScanForwardArgs {
   MatrixView final_state;
 };
 
-// Documents start from zero. dx, ddt, dz, db, dc are overwritten; da_log, dd, ddt_bias (f32 or f64)
-// are added to.
+// dx, ddt, dz, db, dc are overwritten; da_log, dd, ddt_bias (f32 or f64) are added to.
 struct SelectiveScanBackwardArgs {
   SelectiveScanInputs in;
   ConstMatrixView checkpoints;
@@ -62,6 +63,13 @@ struct SelectiveScanBackwardArgs {
   MatrixView db, dc;        // [tokens, states]; f32, f64 or the dtype of b
   MatrixView da_log;        // [channels, states]
   VectorView dd, ddt_bias;  // [channels]
+  // What the forward started from. Absent: zero.
+  ConstMatrixView initial_state;
+  // Gradients of the final and of the initial state: [documents x states, channels], f32 or f64.
+  // dfinal_state absent: zero. dinitial_state is overwritten; absent: not wanted. May be the same
+  // memory.
+  ConstMatrixView dfinal_state;
+  MatrixView dinitial_state;
 };
 
 }  // namespace plait

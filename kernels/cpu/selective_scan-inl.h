@@ -88,13 +88,13 @@ struct WholeLine {
 };
 
 // A log2(e) of a line, [padded states, kLine]: exp(delta A) = 2^(delta a2).
-inline void LoadDecayRates(const SelectiveScanInputs& in, const Line& line, float* a2) {
+inline void LoadDecayRates(const ConstMatrixView& a_logs, const Line& line, float* a2) {
   const F32Tag d;
-  const int64_t states = in.a_log.columns;
+  const int64_t states = a_logs.columns;
   std::fill(a2, a2 + PaddedStates(states) * kLine, 0.0f);
   HWY_ALIGN float values[kLanes];
   for (int64_t channel = 0; channel < line.count; ++channel) {
-    const float* row = in.a_log.row<float>(line.channel + channel);
+    const float* row = a_logs.row<float>(line.channel + channel);
     for (int64_t n = 0; n < states; n += kLanes) {
       const int64_t count = std::min(kLanes, states - n);
       const F32 a_log =

@@ -39,9 +39,18 @@ struct BackwardState {
   float* partial;        // [groups, tokens of a chunk, 2 (db, dc), padded states]
 };
 
+// State n of a document's states or of their gradients; zero in the padding and where they are
+// absent.
+F32 LoadState(const ConstMatrixView& from, int64_t document, int64_t states, int64_t n,
+              const Line& line, int64_t vector) {
+  if (!from || n >= states) return hn::Zero(F32Tag());
+  return line.Load(from.row<float>(document * states + n), vector);
+}
+
 // h through the tile once more, forwards, for states [n, n + kStateBlock) of one vector: keeps what
 // the way back reads, adds to u and dc.
-HWY_NOINLINE void Redo(const BackwardScratch& scratch, const ScanSegment* first,
+HWY_NOINLINE void Redo(const SelectiveScanBackwardArgs& args, const Line& line,
+                       const BackwardScratch& scratch, const ScanSegment* first,
                        const ScanSegment* last, int64_t tile_begin, int64_t padded, int64_t vector,
                        int64_t n) {
   const F32Tag d;
@@ -52,7 +61,10 @@ HWY_NOINLINE void Redo(const BackwardScratch& scratch, const ScanSegment* first,
   }
   for (const ScanSegment* segment = first; segment != last; ++segment) {
     if (segment->starts) {
-      for (int s = 0; s < kStates; ++s) h[s] = hn::Zero(d);
+      for (int s = 0; s < kStates; ++s) {
+        h[s] = LoadState(args.initial_state, segment->document, args.in.b.columns, n + s, line,
+                         vector);
+      }
     }
     for (int64_t t = segment->begin - tile_begin; t < segment->end - tile_begin; ++t) {
       const F32 dx = hn::LoadU(d, scratch.dx + At(vector, t));
@@ -78,7 +90,8 @@ HWY_NOINLINE void Redo(const BackwardScratch& scratch, const ScanSegment* first,
 
 // The way back through the tile. g: what reaches the tile's last token; left as what reaches the
 // token before the tile. da: added to.
-HWY_NOINLINE void Reverse(const BackwardScratch& scratch, const float* a2_line,
+HWY_NOINLINE void Reverse(const SelectiveScanBackwardArgs& args, const Line& line,
+                          const BackwardScratch& scratch, const float* a2_line,
                           const ScanSegment* first, const ScanSegment* last, int64_t tile_begin,
                           int64_t padded, int64_t vector, int64_t n, float* g_line,
                           float* da_line) {
@@ -92,8 +105,11 @@ HWY_NOINLINE void Reverse(const BackwardScratch& scratch, const float* a2_line,
     da[s] = hn::Zero(d);
   }
   for (const ScanSegment* segment = last; segment-- != first;) {
+    const int64_t states = args.in.b.columns;
     if (segment->ends) {
-      for (int s = 0; s < kStates; ++s) next[s] = hn::Zero(d);
+      for (int s = 0; s < kStates; ++s) {
+        next[s] = LoadState(args.dfinal_state, segment->document, states, n + s, line, vector);
+      }
     }
     for (int64_t t = segment->end - tile_begin - 1; t >= segment->begin - tile_begin; --t) {
       const F32 delta = hn::LoadU(d, scratch.delta + At(vector, t));
@@ -118,6 +134,11 @@ HWY_NOINLINE void Reverse(const BackwardScratch& scratch, const float* a2_line,
       hn::StoreU(ddelta, d, scratch.ddelta + At(vector, t));
       AddLaneSums(d, db[0], db[1], db[2], db[3],
                   scratch.db + (t * padded + n) / kStateBlock * kPartialLanes);
+    }
+    if (!segment->starts || !args.dinitial_state) continue;
+    for (int s = 0; s < kStates && n + s < states; ++s) {
+      float* row = args.dinitial_state.row<float>(segment->document * states + n + s);
+      line.Store(next[s], row, vector);
     }
   }
   for (int s = 0; s < kStates; ++s) {
@@ -161,9 +182,9 @@ void BackwardTile(const SelectiveScanBackwardArgs& args, const ScanSegments& seg
       for (int64_t n = 0; n < padded; n += kStateBlock) {
         const auto decays = clamped[v] ? Decays<true> : Decays<false>;
         decays(a2, scratch.delta + At(v, 0), v, n, 0, end - begin, scratch.decay);
-        Redo(scratch, first, last, begin, padded, v, n);
-        Reverse(scratch, a2, first, last, begin, padded, v, n, state.g + index * padded * kLine,
-                state.da + index * padded * kLine);
+        Redo(args, line, scratch, first, last, begin, padded, v, n);
+        Reverse(args, line, scratch, a2, first, last, begin, padded, v, n,
+                state.g + index * padded * kLine, state.da + index * padded * kLine);
       }
     }
     if (line.count == kLine) {
@@ -213,7 +234,7 @@ void AddShares(const SelectiveScanBackwardArgs& args, const BackwardState& state
 void AddParameterGradients(const SelectiveScanBackwardArgs& args, const BackwardState& state,
                            const Line& line, float* a2) {
   const int64_t index = line.channel / kLine;
-  LoadDecayRates(args.in, line, a2);
+  LoadDecayRates(args.in.a_log, line, a2);
   for (int64_t i = 0; i < line.count; ++i) {
     for (int64_t n = 0; n < args.da_log.columns; ++n) {
       args.da_log.row<float>(line.channel + i)[n] +=
@@ -230,7 +251,7 @@ void Backward(const SelectiveScanBackwardArgs& args, Execution& execution) {
   const int64_t padded = PaddedStates(args.in.b.columns);
   const int64_t lines = (channels + kLine - 1) / kLine, groups = (channels + kGroup - 1) / kGroup;
   const ScanSegments segments(args.in.documents, args.in.document_offsets);
-  const int64_t tiles = tokens > 0 ? segments.num_tiles() : 0;
+  const int64_t tiles = segments.num_tiles();
   const int num_threads = static_cast<int>(std::clamp<int64_t>(groups, 1, execution.num_threads()));
   const int64_t size = BackwardScratch::Size(padded);
   Tensor sums = execution.Zeros(DType::kF32, {lines * kLine * (2 * padded + 2)});
@@ -254,7 +275,7 @@ void Backward(const SelectiveScanBackwardArgs& args, Execution& execution) {
       for (int64_t group = 0; group < groups; ++group) {
         for (int64_t i = 0; i < kGroup / kLine && group * kGroup + i * kLine < channels; ++i) {
           const int64_t channel = group * kGroup + i * kLine;
-          LoadDecayRates(args.in, {channel, std::min(kLine, channels - channel)},
+          LoadDecayRates(args.in.a_log, {channel, std::min(kLine, channels - channel)},
                          own.a2 + i * kLine * padded);
         }
         for (int64_t tile = end_tile - 1; tile >= first_tile; --tile) {
@@ -294,6 +315,10 @@ HWY_EXPORT(BackwardAny);
 
 std::string AcceptsSelectiveScanBackward(const SelectiveScanBackwardArgs& args) {
   if (args.checkpoints.dtype != DType::kF32) return "checkpoints are not f32";
+  for (const ConstMatrixView& view :
+       {args.initial_state, args.dfinal_state, ConstMatrixView(args.dinitial_state)}) {
+    if (view && view.dtype != DType::kF32) return "a state or its gradient is not f32";
+  }
   if (args.da_log.dtype != DType::kF32 || args.dd.dtype != DType::kF32 ||
       args.ddt_bias.dtype != DType::kF32) {
     return "a parameter's gradient is not f32";

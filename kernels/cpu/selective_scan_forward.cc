@@ -154,7 +154,7 @@ void ForwardLine(const SelectiveScanForwardArgs& args, const ScanSegments& segme
                  const Line& line, const ForwardScratch& scratch) {
   const SelectiveScanInputs& in = args.in;
   const int64_t tokens = in.x.rows, states = in.b.columns, padded = PaddedStates(states);
-  LoadDecayRates(in, line, scratch.a2);
+  LoadDecayRates(in.a_log, line, scratch.a2);
   for (int64_t tile = 0; tile < segments.num_tiles(); ++tile) {
     const int64_t begin = tile * kTile, end = std::min(begin + kTile, tokens);
     LoadStateRows(in.b, begin, end, scratch.b);

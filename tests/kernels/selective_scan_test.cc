@@ -1,9 +1,12 @@
 #include "kernels/selective_scan.h"
 
+#include <functional>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels/reference/selective_scan.h"
+#include "tests/support/document_segments.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/simd_targets.h"
@@ -44,7 +47,9 @@ struct Case {
         dc(Tensor::OnHost(inner, {tokens(), states})),
         da_log(UniformTensor({channels, states}, 10, inner)),
         dd(UniformTensor({channels}, 11, inner)),
-        ddt_bias(UniformTensor({channels}, 12, inner)) {}
+        ddt_bias(UniformTensor({channels}, 12, inner)),
+        dfinal_state(UniformTensor({documents(), states, channels}, 13, inner)),
+        dinitial_state(Tensor::OnHost(inner, {documents(), states, channels})) {}
 
   int64_t tokens() const { return offsets.back(); }
   int64_t documents() const { return static_cast<int64_t>(offsets.size()) - 1; }
@@ -88,12 +93,37 @@ struct Case {
             .dd = dd.vector(),
             .ddt_bias = ddt_bias.vector()};
   }
+  SelectiveScanBackwardArgs backward_of_continuation() {
+    SelectiveScanBackwardArgs args = backward();
+    args.initial_state = initial_state.matrix();
+    args.dfinal_state = dfinal_state.matrix();
+    args.dinitial_state = dinitial_state.matrix();
+    return args;
+  }
 
   std::vector<int32_t> offsets;
   DType inner;
   Tensor xz, dt, b, c, a_log, d, dt_bias, dy, y, checkpoints, initial_state, final_state, dx, ddt,
-      dz, db, dc, da_log, dd, ddt_bias;
+      dz, db, dc, da_log, dd, ddt_bias, dfinal_state, dinitial_state;
 };
+
+// Against a loss over c's outputs with the gradients that c's backward left. Two channels.
+void ExpectInputGradientsMatch(Case& c, const std::function<double()>& loss) {
+  Tensor dxz = Tensor::OnHost(DType::kF64, {c.tokens(), 4});
+  for (int64_t t = 0; t < c.tokens(); ++t) {
+    for (int64_t channel = 0; channel < 2; ++channel) {
+      dxz.data<double>()[t * 4 + channel] = c.dx.data<double>()[t * 2 + channel];
+      dxz.data<double>()[t * 4 + 2 + channel] = c.dz.data<double>()[t * 2 + channel];
+    }
+  }
+  ExpectGradientMatches("x and z", c.xz, dxz, loss);
+  ExpectGradientMatches("dt", c.dt, c.ddt, loss);
+  ExpectGradientMatches("b", c.b, c.db, loss);
+  ExpectGradientMatches("c", c.c, c.dc, loss);
+  ExpectGradientMatches("a_log", c.a_log, c.da_log, loss);
+  ExpectGradientMatches("d", c.d, c.dd, loss);
+  ExpectGradientMatches("dt_bias", c.dt_bias, c.ddt_bias, loss);
+}
 
 TEST(SelectiveScanTest, ReferenceBackwardMatchesFiniteDifferences) {
   Execution execution;
@@ -102,24 +132,25 @@ TEST(SelectiveScanTest, ReferenceBackwardMatchesFiniteDifferences) {
   for (Tensor* sum : {&c.da_log, &c.dd, &c.ddt_bias}) sum->FillZero();
   ASSERT_OK(reference::SelectiveScanForward(execution, c.forward()));
   ASSERT_OK(reference::SelectiveScanBackward(execution, c.backward()));
-  Tensor dxz = Tensor::OnHost(DType::kF64, {c.tokens(), 4});
-  for (int64_t t = 0; t < c.tokens(); ++t) {
-    for (int64_t channel = 0; channel < 2; ++channel) {
-      dxz.data<double>()[t * 4 + channel] = c.dx.data<double>()[t * 2 + channel];
-      dxz.data<double>()[t * 4 + 2 + channel] = c.dz.data<double>()[t * 2 + channel];
-    }
-  }
-  const auto loss = [&] {
+  ExpectInputGradientsMatch(c, [&] {
     EXPECT_OK(reference::SelectiveScanForward(execution, c.forward()));
     return WeightedSum(c.y, c.dy);
+  });
+}
+
+// One document without tokens: its state's gradient passes through.
+TEST(SelectiveScanTest, ReferenceStateGradientsMatchFiniteDifferences) {
+  Execution execution;
+  Case c(2, 3, {0, 5, 6, 6, 32, 33, 70}, DType::kF64);
+  for (Tensor* sum : {&c.da_log, &c.dd, &c.ddt_bias}) sum->FillZero();
+  ASSERT_OK(reference::SelectiveScanForward(execution, c.continuation()));
+  ASSERT_OK(reference::SelectiveScanBackward(execution, c.backward_of_continuation()));
+  const auto loss = [&] {
+    EXPECT_OK(reference::SelectiveScanForward(execution, c.continuation()));
+    return WeightedSum(c.y, c.dy) + WeightedSum(c.final_state, c.dfinal_state);
   };
-  ExpectGradientMatches("x and z", c.xz, dxz, loss);
-  ExpectGradientMatches("dt", c.dt, c.ddt, loss);
-  ExpectGradientMatches("b", c.b, c.db, loss);
-  ExpectGradientMatches("c", c.c, c.dc, loss);
-  ExpectGradientMatches("a_log", c.a_log, c.da_log, loss);
-  ExpectGradientMatches("d", c.d, c.dd, loss);
-  ExpectGradientMatches("dt_bias", c.dt_bias, c.ddt_bias, loss);
+  ExpectInputGradientsMatch(c, loss);
+  ExpectGradientMatches("initial_state", c.initial_state, c.dinitial_state, loss);
 }
 
 std::vector<int32_t> Offsets(int64_t tokens) {
@@ -137,6 +168,7 @@ void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int6
   const auto make = [&] { return Case(channels, states, offsets, dtype, dt_range, a_log_range); };
   Case expected = make(), continued = make();
   ASSERT_OK(reference::SelectiveScanForward(execution, continued.continuation()));
+  ASSERT_OK(reference::SelectiveScanBackward(execution, continued.backward_of_continuation()));
   ASSERT_OK(reference::SelectiveScanForward(execution, expected.forward()));
   ASSERT_OK(reference::SelectiveScanBackward(execution, expected.backward()));
   // f32 rounding of the exponent delta A, whose size is at most 126 where the decay is not zero,
@@ -158,20 +190,34 @@ void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int6
     ExpectClose("y", found.y, expected.y, output);
     ExpectClose("checkpoints", found.checkpoints, expected.checkpoints, f32);
   }
+  const auto expect_gradients = [&](const Case& found, const Case& right) {
+    ExpectClose("dx", found.dx, right.dx, output);
+    ExpectClose("ddt", found.ddt, right.ddt, output);
+    ExpectClose("dz", found.dz, right.dz, output);
+    ExpectClose("db", found.db, right.db, over_channels);
+    ExpectClose("dc", found.dc, right.dc, over_channels);
+    ExpectClose("da_log", found.da_log, right.da_log, over_tokens);
+    ExpectClose("dd", found.dd, right.dd, over_tokens);
+    ExpectClose("ddt_bias", found.ddt_bias, right.ddt_bias, over_tokens);
+  };
   for (const auto& implementation : SelectiveScanBackwardImplementations()) {
     SCOPED_TRACE(implementation.name);
     Case found = make();
     if (!implementation.accepts(found.backward()).empty()) continue;
     ASSERT_OK(reference::SelectiveScanForward(execution, found.forward()));
     ASSERT_OK(implementation.run(execution, found.backward()));
-    ExpectClose("dx", found.dx, expected.dx, output);
-    ExpectClose("ddt", found.ddt, expected.ddt, output);
-    ExpectClose("dz", found.dz, expected.dz, output);
-    ExpectClose("db", found.db, expected.db, over_channels);
-    ExpectClose("dc", found.dc, expected.dc, over_channels);
-    ExpectClose("da_log", found.da_log, expected.da_log, over_tokens);
-    ExpectClose("dd", found.dd, expected.dd, over_tokens);
-    ExpectClose("ddt_bias", found.ddt_bias, expected.ddt_bias, over_tokens);
+    expect_gradients(found, expected);
+    for (const bool in_place : {false, true}) {
+      SCOPED_TRACE("continued");
+      Case again = make();
+      ASSERT_OK(reference::SelectiveScanForward(execution, again.continuation()));
+      SelectiveScanBackwardArgs args = again.backward_of_continuation();
+      if (in_place) args.dinitial_state = again.dfinal_state.matrix();
+      ASSERT_OK(implementation.run(execution, args));
+      expect_gradients(again, continued);
+      ExpectClose("dinitial_state", in_place ? again.dfinal_state : again.dinitial_state,
+                  continued.dinitial_state, f32);
+    }
   }
 }
 
@@ -200,11 +246,6 @@ TEST(SelectiveScanTest, ImplementationsAgreeAtExtremes) {
   });
 }
 
-// The rows of `from` [begin, end) in a tensor of their own.
-Tensor Rows(const Tensor& from, int64_t begin, int64_t end) {
-  return from.Slice(begin, end).Clone();
-}
-
 // One document given in pieces, the state passed on, equals one call.
 TEST(SelectiveScanTest, StatePassedBetweenCallsContinuesBitForBit) {
   ForEachSimdTarget([] {
@@ -214,25 +255,89 @@ TEST(SelectiveScanTest, StatePassedBetweenCallsContinuesBitForBit) {
     Tensor state = whole.initial_state.Clone();
     for (const auto& [begin, end] : {std::pair{0, 40}, {40, 41}, {41, 42}, {42, 70}}) {
       Case piece(37, 6, {0, end - begin}, DType::kBf16);
-      piece.xz = Rows(whole.xz, begin, end);
-      piece.dt = Rows(whole.dt, begin, end);
-      piece.b = Rows(whole.b, begin, end);
-      piece.c = Rows(whole.c, begin, end);
+      piece.xz = CopyOfRows(whole.xz, begin, end);
+      piece.dt = CopyOfRows(whole.dt, begin, end);
+      piece.b = CopyOfRows(whole.b, begin, end);
+      piece.c = CopyOfRows(whole.c, begin, end);
       SelectiveScanForwardArgs args = piece.continuation();
       args.initial_state = state.matrix();
       args.final_state = state.matrix();  // the same memory
       ASSERT_OK(SelectiveScanForward(execution, args));
-      ExpectSameBits("y", piece.y, Rows(whole.y, begin, end));
+      ExpectSameBits("y", piece.y, CopyOfRows(whole.y, begin, end));
     }
     ExpectSameBits("state", state, whole.final_state);
   });
+}
+
+// A packed sequence in segments that end inside documents, states and their gradients passed on,
+// equals one call.
+TEST(SelectiveScanTest, SegmentsWithPassedStatesEqualOneCall) {
+  Execution execution;
+  constexpr int64_t kChannels = 3, kStates = 2;
+  Case whole(kChannels, kStates, {0, 2, 50, 51, 120}, DType::kF64);
+  ASSERT_OK(SelectiveScanForward(execution, whole.forward()));
+  ASSERT_OK(SelectiveScanBackward(execution, whole.backward()));
+  for (const auto& cuts : std::vector<std::vector<int32_t>>{
+           {20}, {50}, {1, 51}, {30, 31, 32, 33}, {1, 2, 3, 4, 5, 49, 52, 118, 119}}) {
+    SCOPED_TRACE(testing::PrintToString(cuts));
+    const std::vector<DocumentSegment> segments = CutIntoSegments(whole.offsets, cuts);
+    std::vector<Case> cases;
+    Case joined(kChannels, kStates, whole.offsets, DType::kF64);
+    for (const DocumentSegment& segment : segments) {
+      Case& c = cases.emplace_back(kChannels, kStates, segment.offsets, DType::kF64);
+      for (auto member : {&Case::xz, &Case::dt, &Case::b, &Case::c, &Case::dy}) {
+        c.*member = CopyOfRows(whole.*member, segment.begin, segment.end);
+      }
+      c.initial_state.FillZero();
+      if (segment.continues_before) {
+        const Tensor& states = cases[cases.size() - 2].final_state;
+        const int64_t documents = states.shape()[0];
+        SetRows(CopyOfRows(states, documents - 1, documents), c.initial_state, 0);
+      }
+      ASSERT_OK(SelectiveScanForward(execution, c.continuation()));
+      SetRows(c.y, joined.y, segment.begin);
+    }
+    for (size_t i = segments.size(); i-- > 0;) {
+      Case& c = cases[i];
+      c.dfinal_state.FillZero();
+      if (segments[i].continues_after) {
+        SetRows(CopyOfRows(cases[i + 1].dinitial_state, 0, 1), c.dfinal_state,
+                segments[i].documents() - 1);
+      }
+      SelectiveScanBackwardArgs args = c.backward_of_continuation();
+      args.da_log = joined.da_log.matrix();
+      args.dd = joined.dd.vector();
+      args.ddt_bias = joined.ddt_bias.vector();
+      ASSERT_OK(SelectiveScanBackward(execution, args));
+      for (auto member : {&Case::dx, &Case::ddt, &Case::dz, &Case::db, &Case::dc}) {
+        SetRows(c.*member, joined.*member, segments[i].begin);
+      }
+    }
+    // f64 sums in another order.
+    const std::pair<const char*, Tensor Case::*> compared[] = {
+        {"y", &Case::y},           {"dx", &Case::dx}, {"ddt", &Case::ddt},
+        {"dz", &Case::dz},         {"db", &Case::db}, {"dc", &Case::dc},
+        {"da_log", &Case::da_log}, {"dd", &Case::dd}, {"ddt_bias", &Case::ddt_bias}};
+    for (const auto& [name, member] : compared) {
+      ExpectNormClose(name, joined.*member, whole.*member, 1e-12);
+    }
+  }
 }
 
 TEST(SelectiveScanTest, EmptyDocumentKeepsItsState) {
   Execution execution;
   Case c(5, 4, {0, 3, 3}, DType::kF32);
   ASSERT_OK(SelectiveScanForward(execution, c.continuation()));
-  ExpectSameBits("state", Rows(c.final_state, 1, 2), Rows(c.initial_state, 1, 2));
+  ExpectSameBits("state", CopyOfRows(c.final_state, 1, 2), CopyOfRows(c.initial_state, 1, 2));
+  ASSERT_OK(SelectiveScanBackward(execution, c.backward_of_continuation()));
+  ExpectSameBits("gradient", CopyOfRows(c.dinitial_state, 1, 2), CopyOfRows(c.dfinal_state, 1, 2));
+}
+
+TEST(SelectiveScanTest, StateGradientPassesThroughACallWithoutTokens) {
+  Execution execution;
+  Case c(5, 4, {0, 0}, DType::kF32);
+  ASSERT_OK(SelectiveScanBackward(execution, c.backward_of_continuation()));
+  ExpectSameBits("gradient", c.dinitial_state, c.dfinal_state);
 }
 
 TEST(SelectiveScanTest, ThreadsDoNotChangeBits) {
@@ -255,10 +360,6 @@ TEST(SelectiveScanTest, ThreadsDoNotChangeBits) {
   ExpectSameBits("ddt_bias", a.ddt_bias, b.ddt_bias);
 }
 
-void CopyRows(const Tensor& from, Tensor& to, int64_t row) {
-  std::memcpy(to.Slice(row, row + from.shape()[0]).raw(), from.raw(), from.bytes());
-}
-
 // A document's outputs and input gradients do not depend on where it lies in the microbatch nor on
 // what lies beside it, not even on numbers that are not finite.
 TEST(SelectiveScanTest, DocumentsAreIsolatedBitForBit) {
@@ -275,19 +376,19 @@ TEST(SelectiveScanTest, DocumentsAreIsolatedBitForBit) {
       packed.xz.values<BFloat16>()[0] = BFloat16(std::numeric_limits<float>::infinity());
       packed.dy.values<BFloat16>().back() = BFloat16(std::numeric_limits<float>::quiet_NaN());
       packed.xz.values<BFloat16>().back() = BFloat16(std::numeric_limits<float>::quiet_NaN());
-      CopyRows(alone.xz, packed.xz, before);
-      CopyRows(alone.dt, packed.dt, before);
-      CopyRows(alone.b, packed.b, before);
-      CopyRows(alone.c, packed.c, before);
-      CopyRows(alone.dy, packed.dy, before);
+      SetRows(alone.xz, packed.xz, before);
+      SetRows(alone.dt, packed.dt, before);
+      SetRows(alone.b, packed.b, before);
+      SetRows(alone.c, packed.c, before);
+      SetRows(alone.dy, packed.dy, before);
       ASSERT_OK(SelectiveScanForward(execution, packed.forward()));
       ASSERT_OK(SelectiveScanBackward(execution, packed.backward()));
-      ExpectSameBits("y", Rows(packed.y, before, end), alone.y);
-      ExpectSameBits("dx", Rows(packed.dx, before, end), alone.dx);
-      ExpectSameBits("ddt", Rows(packed.ddt, before, end), alone.ddt);
-      ExpectSameBits("dz", Rows(packed.dz, before, end), alone.dz);
-      ExpectSameBits("db", Rows(packed.db, before, end), alone.db);
-      ExpectSameBits("dc", Rows(packed.dc, before, end), alone.dc);
+      ExpectSameBits("y", CopyOfRows(packed.y, before, end), alone.y);
+      ExpectSameBits("dx", CopyOfRows(packed.dx, before, end), alone.dx);
+      ExpectSameBits("ddt", CopyOfRows(packed.ddt, before, end), alone.ddt);
+      ExpectSameBits("dz", CopyOfRows(packed.dz, before, end), alone.dz);
+      ExpectSameBits("db", CopyOfRows(packed.db, before, end), alone.db);
+      ExpectSameBits("dc", CopyOfRows(packed.dc, before, end), alone.dc);
     }
   });
 }
@@ -312,6 +413,11 @@ TEST(SelectiveScanTest, RejectsWrongShapes) {
   EXPECT_THAT(SelectiveScanBackward(execution, backward),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("checkpoints: expected [2, 4], got [4, 4]")));
+  backward = c.backward_of_continuation();
+  backward.dfinal_state.rows = 1;
+  EXPECT_THAT(SelectiveScanBackward(execution, backward),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("dfinal_state: expected [2, 4], got [1, 4]")));
 }
 
 }  // namespace
