@@ -12,6 +12,7 @@
 #include "kernels/optimizer_update.h"
 #include "kernels/rms_norm.h"
 #include "kernels/selective_scan.h"
+#include "kernels/selective_scan_summary.h"
 #include "kernels/token_cross_entropy.h"
 #include "tools/kernel_timer.h"
 
@@ -157,6 +158,40 @@ absl::Status TimeCausalConvolution(KernelTimer& timer, int64_t tokens) {
                                                     .dbias = dbias.vector()});
 }
 
+// Arguments of the scan that its summary shares: a whole microbatch as one part of a document.
+absl::Status TimeSelectiveScanSummary(KernelTimer& timer, const SelectiveScanInputs& in,
+                                      const Tensor& dy, const std::string& shape) {
+  Tensor state = F32(kStates, kChannels), carried = state.Clone(), delta_sum = F32(kChannels);
+  PLAIT_RETURN_IF_ERROR(timer.Time<SelectiveScanSummaryForwardArgs>(
+      "selective_scan_summary_forward", shape, 0, 2.0 * dy.bytes(),
+      SelectiveScanSummaryForwardImplementations(),
+      {.x = in.x,
+       .dt = in.dt,
+       .b = in.b,
+       .a_log = in.a_log,
+       .dt_bias = in.dt_bias,
+       .final_state = state.matrix(),
+       .delta_sum = delta_sum.vector()}));
+  PLAIT_RETURN_IF_ERROR(timer.Time<SelectiveScanSummaryBackwardArgs>(
+      "selective_scan_summary_backward", shape, 0, 3.0 * dy.bytes(),
+      SelectiveScanSummaryBackwardImplementations(),
+      {.dt = in.dt,
+       .z = in.z,
+       .c = in.c,
+       .dy = dy.matrix(),
+       .a_log = in.a_log,
+       .dt_bias = in.dt_bias,
+       .dinitial_state = state.matrix(),
+       .delta_sum = delta_sum.vector()}));
+  return timer.Time<SelectiveScanCarryArgs>("selective_scan_carry", "512 channels, 16 states, f32",
+                                            0, 3.0 * state.bytes(),
+                                            SelectiveScanCarryImplementations(),
+                                            {.a_log = in.a_log,
+                                             .delta_sum = delta_sum.vector(),
+                                             .local = state.matrix(),
+                                             .state = carried.matrix()});
+}
+
 absl::Status TimeSelectiveScan(KernelTimer& timer, int64_t tokens) {
   const std::string shape = Words(tokens, "512 channels, 16 states");
   const std::vector<int32_t> offsets = Documents(tokens);
@@ -182,20 +217,21 @@ absl::Status TimeSelectiveScan(KernelTimer& timer, int64_t tokens) {
   Tensor dx = x.Clone(), ddt = x.Clone(), dz = x.Clone();
   Tensor db = F32(tokens, kStates), dc = F32(tokens, kStates);
   Tensor da_log = F32(kChannels, kStates), dd = F32(kChannels), ddt_bias = F32(kChannels);
-  return timer.Time<SelectiveScanBackwardArgs>("selective_scan_backward", shape, 0,
-                                               7.0 * x.bytes() + checkpoints.bytes(),
-                                               SelectiveScanBackwardImplementations(),
-                                               {.in = in,
-                                                .checkpoints = checkpoints.matrix(),
-                                                .dy = dy.matrix(),
-                                                .dx = dx.matrix(),
-                                                .ddt = ddt.matrix(),
-                                                .dz = dz.matrix(),
-                                                .db = db.matrix(),
-                                                .dc = dc.matrix(),
-                                                .da_log = da_log.matrix(),
-                                                .dd = dd.vector(),
-                                                .ddt_bias = ddt_bias.vector()});
+  PLAIT_RETURN_IF_ERROR(timer.Time<SelectiveScanBackwardArgs>(
+      "selective_scan_backward", shape, 0, 7.0 * x.bytes() + checkpoints.bytes(),
+      SelectiveScanBackwardImplementations(),
+      {.in = in,
+       .checkpoints = checkpoints.matrix(),
+       .dy = dy.matrix(),
+       .dx = dx.matrix(),
+       .ddt = ddt.matrix(),
+       .dz = dz.matrix(),
+       .db = db.matrix(),
+       .dc = dc.matrix(),
+       .da_log = da_log.matrix(),
+       .dd = dd.vector(),
+       .ddt_bias = ddt_bias.vector()}));
+  return TimeSelectiveScanSummary(timer, in, dy, shape);
 }
 
 absl::Status TimeAttention(KernelTimer& timer, int64_t tokens) {
