@@ -39,12 +39,24 @@ struct BackwardState {
   float* partial;        // [groups, tokens of a chunk, 2 (db, dc), padded states]
 };
 
-// State n of a document's states or of their gradients; zero in the padding and where they are
-// absent.
-F32 LoadState(const ConstMatrixView& from, int64_t document, int64_t states, int64_t n,
-              const Line& line, int64_t vector) {
-  if (!from || n >= states) return hn::Zero(F32Tag());
-  return line.Load(from.row<float>(document * states + n), vector);
+// One vector of a document's states (or of their gradients) [n, n + kStateBlock) to `block`
+// [kStateBlock, lanes]; zero in the padding and where they are absent. Not inlined, as the next:
+// the loops over time need the registers.
+HWY_NOINLINE void LoadStates(const ConstMatrixView& from, int64_t document, int64_t states,
+                             int64_t n, const Line& line, int64_t vector, float* block) {
+  const F32Tag d;
+  for (int64_t s = 0; s < kStateBlock; ++s) {
+    const bool there = from && n + s < states;
+    hn::StoreU(there ? line.Load(from.row<float>(document * states + n + s), vector) : hn::Zero(d),
+               d, block + s * kLanes);
+  }
+}
+HWY_NOINLINE void StoreStates(const float* block, int64_t document, int64_t states, int64_t n,
+                              const Line& line, int64_t vector, const MatrixView& to) {
+  for (int64_t s = 0; s < kStateBlock && n + s < states; ++s) {
+    line.Store(hn::LoadU(F32Tag(), block + s * kLanes), to.row<float>(document * states + n + s),
+               vector);
+  }
 }
 
 // h through the tile once more, forwards, for states [n, n + kStateBlock) of one vector: keeps what
@@ -61,10 +73,9 @@ HWY_NOINLINE void Redo(const SelectiveScanBackwardArgs& args, const Line& line,
   }
   for (const ScanSegment* segment = first; segment != last; ++segment) {
     if (segment->starts) {
-      for (int s = 0; s < kStates; ++s) {
-        h[s] = LoadState(args.initial_state, segment->document, args.in.b.columns, n + s, line,
-                         vector);
-      }
+      HWY_ALIGN float block[kStates * kLanes];
+      LoadStates(args.initial_state, segment->document, args.in.b.columns, n, line, vector, block);
+      for (int s = 0; s < kStates; ++s) h[s] = hn::LoadU(d, block + s * kLanes);
     }
     for (int64_t t = segment->begin - tile_begin; t < segment->end - tile_begin; ++t) {
       const F32 dx = hn::LoadU(d, scratch.dx + At(vector, t));
@@ -105,11 +116,10 @@ HWY_NOINLINE void Reverse(const SelectiveScanBackwardArgs& args, const Line& lin
     da[s] = hn::Zero(d);
   }
   for (const ScanSegment* segment = last; segment-- != first;) {
-    const int64_t states = args.in.b.columns;
+    HWY_ALIGN float block[kStates * kLanes];
     if (segment->ends) {
-      for (int s = 0; s < kStates; ++s) {
-        next[s] = LoadState(args.dfinal_state, segment->document, states, n + s, line, vector);
-      }
+      LoadStates(args.dfinal_state, segment->document, args.in.b.columns, n, line, vector, block);
+      for (int s = 0; s < kStates; ++s) next[s] = hn::LoadU(d, block + s * kLanes);
     }
     for (int64_t t = segment->end - tile_begin - 1; t >= segment->begin - tile_begin; --t) {
       const F32 delta = hn::LoadU(d, scratch.delta + At(vector, t));
@@ -136,10 +146,8 @@ HWY_NOINLINE void Reverse(const SelectiveScanBackwardArgs& args, const Line& lin
                   scratch.db + (t * padded + n) / kStateBlock * kPartialLanes);
     }
     if (!segment->starts || !args.dinitial_state) continue;
-    for (int s = 0; s < kStates && n + s < states; ++s) {
-      float* row = args.dinitial_state.row<float>(segment->document * states + n + s);
-      line.Store(next[s], row, vector);
-    }
+    for (int s = 0; s < kStates; ++s) hn::StoreU(next[s], d, block + s * kLanes);
+    StoreStates(block, segment->document, args.in.b.columns, n, line, vector, args.dinitial_state);
   }
   for (int s = 0; s < kStates; ++s) {
     const int64_t at = (n + s) * kLine + vector * kLanes;
