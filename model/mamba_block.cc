@@ -32,9 +32,11 @@ MambaBlock::MambaBlock(const ModelShape& shape, const std::string& layer_name, D
     : name_(layer_name + ".mamba"),
       keep_output_(shape.activation_loss_coefficient > 0 && shape.activation_loss_on_block_output),
       tensor_(mesh),
+      segments_(mesh),
       channels_(tensor_.Share(shape.channels)),
       state_dim_(shape.state_dim),
       dt_rank_(shape.dt_rank),
+      conv_width_(shape.conv_width),
       norm_(layer_name + ".input_layernorm", shape.model_dim, shape.rms_norm_epsilon, dtype),
       in_(name_ + ".in_proj", 2 * shape.channels, shape.model_dim, ProjectionBias(shape), dtype,
           Normal(shape), tensor_.Column(/*segments=*/2)),
@@ -145,6 +147,10 @@ absl::Status MambaBlock::Forward(Execution& execution, const BlockForwardContext
                                            .documents = layout.documents(),
                                            .document_offsets = layout.document_offsets.data(),
                                            .y = u.matrix()};
+  PLAIT_ASSIGN_OR_RETURN(
+      Tensor inputs_before,
+      segments_.InputsBefore(execution, layout, xz.columns(0, channels_), conv_width_));
+  if (inputs_before) convolution.initial_state = inputs_before.matrix();
   if (context.cache != nullptr) {
     convolution.initial_state = context.cache->convolution.matrix();
     convolution.final_state = context.cache->convolution.matrix();
@@ -169,6 +175,8 @@ absl::Status MambaBlock::Forward(Execution& execution, const BlockForwardContext
         execution.Empty(statistics, {NumSelectiveScanCheckpoints(tokens) * state_dim_, channels_});
     scan.checkpoints = checkpoints.matrix();
   }
+  PLAIT_ASSIGN_OR_RETURN(Tensor states_before, segments_.StatesBefore(execution, layout, scan.in));
+  if (states_before) scan.initial_state = states_before.matrix();
   if (context.cache != nullptr) {
     scan.initial_state = context.cache->scan.matrix();
     scan.final_state = context.cache->scan.matrix();
@@ -187,6 +195,8 @@ absl::Status MambaBlock::Forward(Execution& execution, const BlockForwardContext
     keep->selection = std::move(selection);
     keep->inverse_rms = std::move(inverse_rms);
     keep->checkpoints = std::move(checkpoints);
+    keep->inputs_before = std::move(inputs_before);
+    keep->states_before = std::move(states_before);
     keep->scanned = std::move(scanned);
     *saved = std::move(keep);
   }
@@ -216,20 +226,22 @@ absl::StatusOr<Tensor> MambaBlock::Backward(Execution& execution,
   Tensor du = execution.Empty(dtype, {tokens, channels_});
   Tensor ddt = execution.Empty(dtype, {tokens, channels_});
   Tensor dnormalized = execution.Empty(dtype, normalized.shape());
-  PLAIT_RETURN_IF_ERROR(
-      Annotate(SelectiveScanBackward(execution,
-                                     {.in = ScanInputs(layout, saved.u, dt, saved.xz, normalized),
-                                      .checkpoints = saved.checkpoints.matrix(),
-                                      .dy = dscanned.matrix(),
-                                      .dx = du.matrix(),
-                                      .ddt = ddt.matrix(),
-                                      .dz = dxz.columns(channels_, channels_),
-                                      .db = dnormalized.columns(dt_rank_, state_dim_),
-                                      .dc = dnormalized.columns(dt_rank_ + state_dim_, state_dim_),
-                                      .da_log = a_log_.parameter.gradient.matrix(),
-                                      .dd = d_.parameter.gradient.vector(),
-                                      .ddt_bias = dt_bias_.parameter.gradient.vector()}),
-               name_));
+  SelectiveScanBackwardArgs scan{.in = ScanInputs(layout, saved.u, dt, saved.xz, normalized),
+                                 .checkpoints = saved.checkpoints.matrix(),
+                                 .dy = dscanned.matrix(),
+                                 .dx = du.matrix(),
+                                 .ddt = ddt.matrix(),
+                                 .dz = dxz.columns(channels_, channels_),
+                                 .db = dnormalized.columns(dt_rank_, state_dim_),
+                                 .dc = dnormalized.columns(dt_rank_ + state_dim_, state_dim_),
+                                 .da_log = a_log_.parameter.gradient.matrix(),
+                                 .dd = d_.parameter.gradient.vector(),
+                                 .ddt_bias = dt_bias_.parameter.gradient.vector()};
+  if (saved.states_before) scan.initial_state = saved.states_before.matrix();
+  PLAIT_ASSIGN_OR_RETURN(const Tensor dstates_after,
+                         segments_.StateGradientsAfter(execution, layout, scan.in, scan.dy));
+  if (dstates_after) scan.dfinal_state = dstates_after.matrix();
+  PLAIT_RETURN_IF_ERROR(Annotate(SelectiveScanBackward(execution, scan), name_));
 
   // dt_proj, the inner norms, x_proj.
   PLAIT_RETURN_IF_ERROR(
@@ -265,6 +277,10 @@ absl::StatusOr<Tensor> MambaBlock::Backward(Execution& execution,
                                             .dx = dxz.columns(0, channels_),
                                             .dweight = conv_weight_.parameter.gradient.matrix()};
   if (conv_bias_.parameter.gradient) convolution.dbias = conv_bias_.parameter.gradient.vector();
+  if (saved.inputs_before) convolution.initial_state = saved.inputs_before.matrix();
+  PLAIT_ASSIGN_OR_RETURN(const Tensor dinputs_after,
+                         segments_.InputGradientsAfter(execution, layout, convolution));
+  if (dinputs_after) convolution.dfinal_state = dinputs_after.matrix();
   PLAIT_RETURN_IF_ERROR(Annotate(CausalConvolutionBackward(execution, convolution), name_));
   PLAIT_ASSIGN_OR_RETURN(const Tensor rows, norm_.Recompute(execution, saved.residual_sum));
   PLAIT_ASSIGN_OR_RETURN(const Tensor y, tensor_.Gather(execution, rows));

@@ -3,7 +3,8 @@
 //   own RMSNorm dt = dt_proj(dt_low);  s = selective_scan(u, dt, B, C, z; A_log, D);  output =
 //   out_proj(s)
 // The tensor axis cuts the channels; x_proj then gives every rank a part of a sum, and what follows
-// from that sum is computed alike on all of them.
+// from that sum is computed alike on all of them. The context axis cuts the tokens; a document that
+// crosses into the next segment goes on there from the states it had (segment_states.h).
 // Source: Gu and Dao, "Mamba", 2023; Lieber et al., "Jamba", 2024.
 #pragma once
 
@@ -16,6 +17,7 @@
 #include "model/linear.h"
 #include "model/model_shape.h"
 #include "model/pre_norm.h"
+#include "model/segment_states.h"
 #include "model/tensor_parallel.h"
 
 namespace plait {
@@ -41,7 +43,10 @@ class MambaBlock : public Block {
     Tensor selection;    // x_proj(u): [tokens, dt_rank + 2 x state_dim]
     Tensor inverse_rms;  // [3, tokens]: of dt_low, B and C
     Tensor checkpoints;  // of the scan
-    Tensor scanned;      // [tokens, channels]
+    // What the documents' states were before this segment; absent: zero.
+    Tensor inputs_before;  // of the convolution, [documents x (conv_width - 1), channels]
+    Tensor states_before;  // of the scan, [documents x state_dim, channels]
+    Tensor scanned;        // [tokens, channels]
   };
   // The three column ranges of x_proj's output.
   struct Part {
@@ -61,8 +66,9 @@ class MambaBlock : public Block {
   std::string name_;
   bool keep_output_;
   TensorParallel tensor_;
+  SegmentStates segments_;
   int64_t channels_;  // of this rank
-  int64_t state_dim_, dt_rank_;
+  int64_t state_dim_, dt_rank_, conv_width_;
   PreNorm norm_;
   Linear in_, x_, dt_, out_;
   LayerParameter conv_weight_, conv_bias_, a_log_, d_, dt_bias_;
