@@ -15,6 +15,7 @@
 #include "base/tensor.h"
 #include "model/initialization.h"
 #include "model/sequence_layout.h"
+#include "parallel/expert_schedule.h"
 
 namespace plait {
 
@@ -36,10 +37,14 @@ struct Routing {
   Tensor weights;        // f32 or f64 [tokens, experts_per_token]
   Tensor choices;        // i32 [tokens, experts_per_token]
   Tensor log_sum_exp;    // f32 or f64 [tokens]
-  Tensor offsets;        // i32 [experts + 1]
-  Tensor row_token;      // i32 [rows]
-  Tensor token_row;      // i32 [tokens, experts_per_token]
-  // Per sorted row, of the expert's output before the router weight.
+  // The rows, one for each choice of each token, sorted by expert: all of them where the experts
+  // are on one rank, else wave by wave (`schedule`).
+  Tensor offsets;    // i32 [experts + 1], rows of each expert; absent where they come in waves
+  Tensor row_token;  // i32 [rows]
+  Tensor token_row;  // i32 [tokens, experts_per_token]
+  // The waves; absent where the experts are on one rank.
+  std::shared_ptr<const ExpertSchedule> schedule;
+  // Per row, of the expert's output before the router weight.
   RowStatisticsPair output_statistics;
 };
 

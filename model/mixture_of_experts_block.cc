@@ -1,13 +1,12 @@
 #include "model/mixture_of_experts_block.h"
 
+#include <cstring>
 #include <utility>
 
 #include "base/status_macros.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/expert_routing.h"
-#include "kernels/gated_activation.h"
-#include "kernels/grouped_matmul.h"
 #include "model/feed_forward_block.h"
 
 namespace plait {
@@ -26,49 +25,50 @@ void Put(Tensor& tensor, int64_t i, double value) {
   }
 }
 
-// rows[i] = table[index[i]].
-absl::StatusOr<Tensor> GatherRows(Execution& execution, const Tensor& table, const Tensor& index) {
-  Tensor rows = execution.Empty(table.dtype(), {index.num_elements(), table.shape()[1]});
-  PLAIT_RETURN_IF_ERROR(EmbeddingForward(
-      execution, {.ids = index.data<int32_t>(), .table = table.matrix(), .y = rows.matrix()}));
-  return rows;
+ExpertExchange MakeExchange(const DeviceMesh& mesh, int64_t experts) {
+  auto exchange = ExpertExchange::Create(mesh.experts(), experts);
+  PLAIT_CHECK(exchange.ok());  // the mesh's rules
+  return *std::move(exchange);
 }
 
-// The experts' weights, [experts, out, in], as one matrix of experts x out rows.
-ConstMatrixView Stacked(const Tensor& weight) { return weight.matrix(); }
+// values[first .. first + size), sharing storage.
+Tensor Part(const Tensor& values, int64_t first, int64_t size) {
+  return values.Slice(first, first + size);
+}
+
+// Rows for experts that are all here: gathered from the tokens as they are read.
+ExpertFeedForward::Rows RowsHere(const Tensor& y, const Routing& routing,
+                                 const Tensor& row_weights) {
+  return {.x = y.matrix(),
+          .row_index = routing.row_token.data<int32_t>(),
+          .offsets = routing.offsets.data<int32_t>(),
+          .weights = row_weights.vector()};
+}
 
 }  // namespace
 
 MixtureOfExpertsBlock::MixtureOfExpertsBlock(const ModelShape& shape, const std::string& layer_name,
-                                             DType dtype, const DeviceMesh&)
+                                             DType dtype, const DeviceMesh& mesh)
     : name_(FeedForwardName(shape, layer_name)),
       keep_output_(shape.activation_loss_coefficient > 0 && shape.activation_loss_on_block_output),
       keep_expert_rows_(shape.activation_loss_coefficient > 0 &&
                         shape.activation_loss_on_expert_output),
-      model_dim_(shape.model_dim),
-      hidden_dim_(shape.hidden_dim),
       experts_(shape.experts),
       experts_per_token_(shape.experts_per_token),
-      norm_(FeedForwardNormName(shape, layer_name), model_dim_, shape.rms_norm_epsilon, dtype),
-      router_(name_ + ".router", experts_, model_dim_, Bias::kNo, dtype,
-              {Initialization::Kind::kNormal, shape.initializer_range}) {
-  const Initialization normal{Initialization::Kind::kNormal, shape.initializer_range};
-  gate_up_ = {{.name = name_ + ".experts.gate_up_proj",
-               .shape = {experts_, 2 * hidden_dim_, model_dim_},
-               .dtype = dtype},
-              normal};
-  down_ = {{.name = name_ + ".experts.down_proj",
-            .shape = {experts_, model_dim_, hidden_dim_},
-            .dtype = dtype},
-           normal};
-}
+      wave_tokens_(shape.expert_wave_tokens),
+      norm_(FeedForwardNormName(shape, layer_name), shape.model_dim, shape.rms_norm_epsilon, dtype),
+      router_(name_ + ".router", experts_, shape.model_dim, Bias::kNo, dtype,
+              {Initialization::Kind::kNormal, shape.initializer_range}),
+      dealt_(mesh.experts().size() > 1),
+      exchange_(MakeExchange(mesh, experts_)),
+      feed_forward_(name_, shape, exchange_.first_expert(), exchange_.own_experts(), dtype),
+      dealt_experts_(exchange_, feed_forward_) {}
 
 std::vector<LayerParameter*> MixtureOfExpertsBlock::parameters() {
   std::vector<LayerParameter*> parameters;
   norm_.AppendParameters(parameters);
   router_.AppendParameters(parameters);
-  parameters.push_back(&gate_up_);
-  parameters.push_back(&down_);
+  feed_forward_.AppendParameters(parameters);
   return parameters;
 }
 
@@ -85,9 +85,10 @@ absl::StatusOr<Routing> MixtureOfExpertsBlock::Route(Execution& execution, const
                   .weights = execution.Empty(dtype, {tokens, experts_per_token_}),
                   .choices = execution.Empty(DType::kI32, {tokens, experts_per_token_}),
                   .log_sum_exp = execution.Empty(dtype, {tokens}),
-                  .offsets = execution.Empty(DType::kI32, {experts_ + 1}),
+                  .offsets = {},
                   .row_token = execution.Empty(DType::kI32, {rows}),
                   .token_row = execution.Empty(DType::kI32, {tokens, experts_per_token_}),
+                  .schedule = {},
                   .output_statistics = {}};
   PLAIT_RETURN_IF_ERROR(
       Annotate(RouterForward(execution, {.logits = logits.matrix(),
@@ -97,16 +98,41 @@ absl::StatusOr<Routing> MixtureOfExpertsBlock::Route(Execution& execution, const
                                          .choices = routing.choices.data<int32_t>(),
                                          .log_sum_exp = routing.log_sum_exp.vector()}),
                name_));
+  Tensor offsets = execution.Empty(DType::kI32, {experts_ + 1});
+  if (!dealt_) {
+    PLAIT_RETURN_IF_ERROR(Sort(execution, 0, tokens, offsets, routing));
+    routing.offsets = std::move(offsets);
+    return routing;
+  }
+  auto schedule = exchange_.Schedule(execution, routing.choices.data<int32_t>(), tokens,
+                                     experts_per_token_, wave_tokens_);
+  if (!schedule.ok()) return Annotate(schedule.status(), name_);
+  routing.schedule = *std::move(schedule);
+  for (const ExpertSchedule::Wave& wave : routing.schedule->waves()) {
+    PLAIT_RETURN_IF_ERROR(Sort(execution, wave.begin, wave.end, offsets, routing));
+  }
+  return routing;
+}
+
+absl::Status MixtureOfExpertsBlock::Sort(Execution& execution, int64_t begin, int64_t end,
+                                         Tensor& offsets, Routing& routing) const {
+  const int64_t first_row = begin * experts_per_token_, rows = end * experts_per_token_ - first_row;
+  int32_t* row_token = routing.row_token.data<int32_t>() + first_row;
+  int32_t* token_row = routing.token_row.data<int32_t>() + first_row;
   PLAIT_RETURN_IF_ERROR(
-      Annotate(ExpertPermutation(execution, {.choices = routing.choices.data<int32_t>(),
-                                             .tokens = tokens,
+      Annotate(ExpertPermutation(execution, {.choices = routing.choices.data<int32_t>() + first_row,
+                                             .tokens = end - begin,
                                              .experts_per_token = experts_per_token_,
                                              .experts = experts_,
-                                             .offsets = routing.offsets.data<int32_t>(),
-                                             .row_token = routing.row_token.data<int32_t>(),
-                                             .token_row = routing.token_row.data<int32_t>()}),
+                                             .offsets = offsets.data<int32_t>(),
+                                             .row_token = row_token,
+                                             .token_row = token_row}),
                name_));
-  return routing;
+  for (int64_t i = 0; begin > 0 && i < rows; ++i) {
+    row_token[i] += static_cast<int32_t>(begin);
+    token_row[i] += static_cast<int32_t>(first_row);
+  }
+  return absl::OkStatus();
 }
 
 Tensor MixtureOfExpertsBlock::RowWeights(Execution& execution, const Routing& routing) const {
@@ -115,6 +141,69 @@ Tensor MixtureOfExpertsBlock::RowWeights(Execution& execution, const Routing& ro
   for (int64_t i = 0; i < weights.num_elements(); ++i)
     Put(weights, token_row[i], At(routing.weights, i));
   return weights;
+}
+
+absl::Status MixtureOfExpertsBlock::OutputStatistics(Execution& execution, int64_t first_row,
+                                                     ConstMatrixView rows,
+                                                     const Tensor& row_weights,
+                                                     RowStatisticsPair& statistics) const {
+  Tensor square_sum = Part(statistics.square_sum, first_row, rows.rows);
+  Tensor absolute_max = Part(statistics.absolute_max, first_row, rows.rows);
+  PLAIT_RETURN_IF_ERROR(RowStatistics(
+      execution,
+      {.x = rows, .square_sum = square_sum.vector(), .absolute_max = absolute_max.vector()}));
+  for (int64_t i = 0; i < rows.rows; ++i) {
+    const double weight = At(row_weights, first_row + i);
+    Put(square_sum, i, At(square_sum, i) / (weight * weight));
+    Put(absolute_max, i, At(absolute_max, i) / weight);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MixtureOfExpertsBlock::TakeOutput(Execution& execution, int64_t first_row,
+                                               const Tensor& rows, const Tensor& row_weights,
+                                               bool observe, ExpertsSaved& keep) const {
+  const int64_t count = rows.shape()[0];
+  if (observe) {
+    PLAIT_RETURN_IF_ERROR(OutputStatistics(execution, first_row, rows.matrix(), row_weights,
+                                           keep.routing.output_statistics));
+  }
+  if (!keep_expert_rows_) return absl::OkStatus();
+  if (count == row_weights.num_elements()) {
+    keep.expert_rows = rows;
+    return absl::OkStatus();
+  }
+  if (!keep.expert_rows) {
+    keep.expert_rows = execution.Empty(rows.dtype(), {row_weights.num_elements(), rows.shape()[1]});
+  }
+  if (count > 0) {
+    std::memcpy(Part(keep.expert_rows, first_row, count).raw(), rows.raw(), rows.bytes());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MixtureOfExpertsBlock::ForwardExperts(Execution& execution, const Tensor& y,
+                                                   const Routing& routing,
+                                                   const Tensor& row_weights,
+                                                   const DealtExperts::TakeRows& take,
+                                                   Tensor& delta, ExpertsSaved* keep) {
+  if (dealt_) {
+    return Annotate(dealt_experts_.Forward(execution, y, routing, row_weights, take, delta,
+                                           keep != nullptr ? &keep->waves : nullptr),
+                    name_);
+  }
+  const ExpertFeedForward::Rows rows = RowsHere(y, routing, row_weights);
+  PLAIT_ASSIGN_OR_RETURN(Tensor gate_up, feed_forward_.GateUp(execution, rows));
+  Tensor expert_rows = execution.Empty(y.dtype(), {rows.count(), y.shape()[1]});
+  PLAIT_RETURN_IF_ERROR(feed_forward_.Output(execution, rows, gate_up, expert_rows.matrix()));
+  PLAIT_RETURN_IF_ERROR(
+      Annotate(CombineRows(execution, {.rows = expert_rows.matrix(),
+                                       .token_row = routing.token_row.data<int32_t>(),
+                                       .experts_per_token = experts_per_token_,
+                                       .out = delta.matrix()}),
+               name_));
+  if (keep != nullptr) keep->gate_up = std::move(gate_up);
+  return take(0, expert_rows);
 }
 
 absl::Status MixtureOfExpertsBlock::Forward(Execution& execution,
@@ -129,88 +218,80 @@ absl::Status MixtureOfExpertsBlock::Forward(Execution& execution,
   } else {
     PLAIT_ASSIGN_OR_RETURN(routing, Route(execution, y));
   }
-  const int64_t rows = routing.row_token.num_elements();
-  const int32_t* offsets = routing.offsets.data<int32_t>();
-
-  Tensor gate_up = execution.Empty(y.dtype(), {rows, 2 * hidden_dim_});
-  PLAIT_RETURN_IF_ERROR(
-      Annotate(GroupedMatmul(execution, {.a = y.matrix(),
-                                         .row_index = routing.row_token.data<int32_t>(),
-                                         .offsets = offsets,
-                                         .groups = experts_,
-                                         .b = Stacked(gate_up_.parameter.value),
-                                         .transpose_b = Transpose::kYes,
-                                         .c = gate_up.matrix()}),
-               gate_up_.parameter.name));
   const Tensor row_weights = RowWeights(execution, routing);
-  Tensor activated = execution.Empty(y.dtype(), {rows, hidden_dim_});
-  PLAIT_RETURN_IF_ERROR(
-      Annotate(GatedActivationForward(execution, {.gate = gate_up.columns(0, hidden_dim_),
-                                                  .up = gate_up.columns(hidden_dim_, hidden_dim_),
-                                                  .row_weight = row_weights.vector(),
-                                                  .out = activated.matrix()}),
-               name_));
-  Tensor expert_rows = execution.Empty(y.dtype(), {rows, model_dim_});
-  PLAIT_RETURN_IF_ERROR(Annotate(GroupedMatmul(execution, {.a = activated.matrix(),
-                                                           .offsets = offsets,
-                                                           .groups = experts_,
-                                                           .b = Stacked(down_.parameter.value),
-                                                           .transpose_b = Transpose::kYes,
-                                                           .c = expert_rows.matrix()}),
-                                 down_.parameter.name));
+  const bool observe = keep && context.routing == nullptr;
+  if (observe) {
+    routing.output_statistics = {execution.Empty(row_weights.dtype(), row_weights.shape()),
+                                 execution.Empty(row_weights.dtype(), row_weights.shape())};
+  }
+  if (keep) keep->routing = routing;
+  const auto take = [&](int64_t first_row, const Tensor& rows) {
+    return keep ? TakeOutput(execution, first_row, rows, row_weights, observe, *keep)
+                : absl::OkStatus();
+  };
   stream.delta = execution.Empty(y.dtype(), stream.residual.shape());
   PLAIT_RETURN_IF_ERROR(
-      Annotate(CombineRows(execution, {.rows = expert_rows.matrix(),
-                                       .token_row = routing.token_row.data<int32_t>(),
-                                       .experts_per_token = experts_per_token_,
-                                       .out = stream.delta.matrix()}),
-               name_));
+      ForwardExperts(execution, y, routing, row_weights, take, stream.delta, keep.get()));
   if (keep) {
-    if (context.routing == nullptr) {
-      // Before the router weight: the rows' statistics divided by it.
-      RowStatisticsPair& statistics = routing.output_statistics;
-      statistics = {execution.Empty(row_weights.dtype(), {rows}),
-                    execution.Empty(row_weights.dtype(), {rows})};
-      PLAIT_RETURN_IF_ERROR(
-          RowStatistics(execution, {.x = expert_rows.matrix(),
-                                    .square_sum = statistics.square_sum.vector(),
-                                    .absolute_max = statistics.absolute_max.vector()}));
-      for (int64_t i = 0; i < rows; ++i) {
-        const double weight = At(row_weights, i);
-        Put(statistics.square_sum, i, At(statistics.square_sum, i) / (weight * weight));
-        Put(statistics.absolute_max, i, At(statistics.absolute_max, i) / weight);
-      }
-    }
     keep->residual_sum = stream.residual;
     if (keep_output_) keep->output = stream.delta;
-    if (keep_expert_rows_) keep->expert_rows = std::move(expert_rows);
-    keep->routing = std::move(routing);
-    keep->gate_up = std::move(gate_up);
     *saved = std::move(keep);
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<Tensor> MixtureOfExpertsBlock::RowGradients(Execution& execution,
-                                                           const BlockBackwardContext& context,
-                                                           const Tensor& dout,
-                                                           const ExpertsSaved& saved) const {
-  PLAIT_ASSIGN_OR_RETURN(Tensor drows, GatherRows(execution, dout, saved.routing.row_token));
-  if (context.factors.expert_output == 0) return drows;
+absl::Status MixtureOfExpertsBlock::RowGradients(Execution& execution,
+                                                 const BlockBackwardContext& context,
+                                                 const Tensor& dout, const ExpertsSaved& saved,
+                                                 const Tensor& row_weights, int64_t first_row,
+                                                 MatrixView drows) const {
+  const int32_t* row_token = saved.routing.row_token.data<int32_t>() + first_row;
+  PLAIT_RETURN_IF_ERROR(
+      EmbeddingForward(execution, {.ids = row_token, .table = dout.matrix(), .y = drows}));
+  if (context.factors.expert_output == 0) return absl::OkStatus();
   // The loss adds 2 x factor x o to the gradient of an expert's output o = row / weight; divided by
   // the weight once more.
-  Tensor scale = RowWeights(execution, saved.routing);
-  const int32_t* row_token = saved.routing.row_token.data<int32_t>();
-  for (int64_t i = 0; i < scale.num_elements(); ++i) {
-    const double weight = At(scale, i);
+  Tensor scale = execution.Empty(row_weights.dtype(), {drows.rows});
+  for (int64_t i = 0; i < drows.rows; ++i) {
+    const double weight = At(row_weights, first_row + i);
     Put(scale, i, At(context.layout->real, row_token[i]) / (weight * weight));
   }
-  PLAIT_RETURN_IF_ERROR(ScaledAdd(execution, {.a = drows.matrix(),
-                                              .b = saved.expert_rows.matrix(),
-                                              .scale = 2 * context.factors.expert_output,
-                                              .row_scale = scale.vector(),
-                                              .out = drows.matrix()}));
-  return drows;
+  return ScaledAdd(execution,
+                   {.a = drows,
+                    .b = Part(std::as_const(saved.expert_rows), first_row, drows.rows).matrix(),
+                    .scale = 2 * context.factors.expert_output,
+                    .row_scale = scale.vector(),
+                    .out = drows});
+}
+
+absl::Status MixtureOfExpertsBlock::BackwardExperts(Execution& execution, const Tensor& y,
+                                                    const Tensor& row_weights,
+                                                    const DealtExperts::GiveRows& give,
+                                                    const ExpertsSaved& saved, Tensor& dy,
+                                                    Tensor& drow_weights) {
+  const Routing& routing = saved.routing;
+  if (dealt_) {
+    return Annotate(dealt_experts_.Backward(execution, y, routing, row_weights, give, saved.waves,
+                                            dy, drow_weights),
+                    name_);
+  }
+  const ExpertFeedForward::Rows rows = RowsHere(y, routing, row_weights);
+  Tensor drows = execution.Empty(y.dtype(), {rows.count(), y.shape()[1]});
+  PLAIT_RETURN_IF_ERROR(give(0, drows.matrix()));
+  Tensor dgate_up;
+  {
+    Tensor dy_rows = execution.Empty(y.dtype(), drows.shape());
+    PLAIT_ASSIGN_OR_RETURN(
+        dgate_up, feed_forward_.InputGradient(execution, rows, saved.gate_up, drows.matrix(),
+                                              dy_rows.matrix(), drow_weights.vector()));
+    PLAIT_RETURN_IF_ERROR(
+        Annotate(CombineRows(execution, {.rows = dy_rows.matrix(),
+                                         .token_row = routing.token_row.data<int32_t>(),
+                                         .experts_per_token = experts_per_token_,
+                                         .out = dy.matrix()}),
+                 name_));
+  }
+  return feed_forward_.WeightGradient(execution, rows, saved.gate_up, drows.matrix(), dgate_up);
 }
 
 absl::StatusOr<Tensor> MixtureOfExpertsBlock::Backward(Execution& execution,
@@ -218,73 +299,21 @@ absl::StatusOr<Tensor> MixtureOfExpertsBlock::Backward(Execution& execution,
                                                        const Tensor& gradient, const Saved& base) {
   const auto& saved = static_cast<const ExpertsSaved&>(base);
   const Routing& routing = saved.routing;
-  const DType dtype = gradient.dtype(), statistics = StatisticsDType(dtype);
+  const DType statistics = StatisticsDType(gradient.dtype());
   const int64_t tokens = gradient.shape()[0], rows = routing.row_token.num_elements();
-  const int32_t* offsets = routing.offsets.data<int32_t>();
-  const ConstMatrixView gate = saved.gate_up.columns(0, hidden_dim_);
-  const ConstMatrixView up = saved.gate_up.columns(hidden_dim_, hidden_dim_);
-  PLAIT_ASSIGN_OR_RETURN(const Tensor dout,
-                         norm_.OutputGradient(execution, context, gradient, saved.output));
-  PLAIT_ASSIGN_OR_RETURN(const Tensor drows, RowGradients(execution, context, dout, saved));
   const Tensor row_weights = RowWeights(execution, routing);
-
-  // down_proj: its input is formed again from gate and up.
-  Tensor activated = execution.Empty(dtype, {rows, hidden_dim_});
-  PLAIT_RETURN_IF_ERROR(Annotate(
-      GatedActivationForward(
-          execution,
-          {.gate = gate, .up = up, .row_weight = row_weights.vector(), .out = activated.matrix()}),
-      name_));
-  PLAIT_RETURN_IF_ERROR(
-      Annotate(GroupedWeightGradient(execution, {.a = drows.matrix(),
-                                                 .b = activated.matrix(),
-                                                 .offsets = offsets,
-                                                 .groups = experts_,
-                                                 .c = down_.parameter.gradient.matrix()}),
-               down_.parameter.name));
-  Tensor& dactivated = activated;  // the same memory: the activation is not needed any more
-  PLAIT_RETURN_IF_ERROR(Annotate(GroupedMatmul(execution, {.a = drows.matrix(),
-                                                           .offsets = offsets,
-                                                           .groups = experts_,
-                                                           .b = Stacked(down_.parameter.value),
-                                                           .c = dactivated.matrix()}),
-                                 down_.parameter.name));
-
-  // The gate, the router weight, gate_up_proj.
-  Tensor dgate_up = execution.Empty(dtype, {rows, 2 * hidden_dim_});
-  Tensor drow_weights = execution.Empty(statistics, {rows});
-  PLAIT_RETURN_IF_ERROR(Annotate(
-      GatedActivationBackward(execution, {.gate = gate,
-                                          .up = up,
-                                          .row_weight = row_weights.vector(),
-                                          .dout = dactivated.matrix(),
-                                          .dgate = dgate_up.columns(0, hidden_dim_),
-                                          .dup = dgate_up.columns(hidden_dim_, hidden_dim_),
-                                          .drow_weight = drow_weights.vector()}),
-      name_));
   PLAIT_ASSIGN_OR_RETURN(const Tensor y, norm_.Recompute(execution, saved.residual_sum));
-  PLAIT_RETURN_IF_ERROR(
-      Annotate(GroupedWeightGradient(execution, {.a = dgate_up.matrix(),
-                                                 .b = y.matrix(),
-                                                 .row_index = routing.row_token.data<int32_t>(),
-                                                 .offsets = offsets,
-                                                 .groups = experts_,
-                                                 .c = gate_up_.parameter.gradient.matrix()}),
-               gate_up_.parameter.name));
-  Tensor dy_rows = execution.Empty(dtype, {rows, model_dim_});
-  PLAIT_RETURN_IF_ERROR(Annotate(GroupedMatmul(execution, {.a = dgate_up.matrix(),
-                                                           .offsets = offsets,
-                                                           .groups = experts_,
-                                                           .b = Stacked(gate_up_.parameter.value),
-                                                           .c = dy_rows.matrix()}),
-                                 gate_up_.parameter.name));
-  Tensor dy = execution.Empty(statistics, {tokens, model_dim_});
-  PLAIT_RETURN_IF_ERROR(
-      Annotate(CombineRows(execution, {.rows = dy_rows.matrix(),
-                                       .token_row = routing.token_row.data<int32_t>(),
-                                       .experts_per_token = experts_per_token_,
-                                       .out = dy.matrix()}),
-               name_));
+  Tensor dy = execution.Empty(statistics, gradient.shape());
+  Tensor drow_weights = execution.Empty(statistics, {rows});
+  {
+    PLAIT_ASSIGN_OR_RETURN(const Tensor dout,
+                           norm_.OutputGradient(execution, context, gradient, saved.output));
+    const auto give = [&](int64_t first_row, MatrixView drows) {
+      return RowGradients(execution, context, dout, saved, row_weights, first_row, drows);
+    };
+    PLAIT_RETURN_IF_ERROR(
+        BackwardExperts(execution, y, row_weights, give, saved, dy, drow_weights));
+  }
 
   // The router. With the activation loss on expert outputs, drow_weights also holds that loss's
   // inner product with the output, which does not depend on the router weight: 2 x factor x |o|^2 /

@@ -47,6 +47,8 @@ struct ModelShape {
   int64_t experts_per_token = 0;
   double balance_loss_coefficient = 0;
   double z_loss_coefficient = 0;
+  // Not of the model but of the run, where experts are dealt over ranks: ExpertSizes::wave_tokens.
+  int64_t expert_wave_tokens = 0;
 
   double activation_loss_coefficient = 0;
   bool activation_loss_on_block_output = false;

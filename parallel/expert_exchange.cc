@@ -1,43 +1,18 @@
 #include "parallel/expert_exchange.h"
 
-#include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 
 namespace plait {
-namespace {
 
-int64_t Sum(std::span<const int64_t> counts) {
-  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+absl::StatusOr<Tensor> ExpertExchange::Transfer::Arrived(Execution& execution) {
+  PLAIT_RETURN_IF_ERROR(execution.compute().Wait(done_));
+  source_ = Tensor();
+  return std::exchange(rows_, Tensor());
 }
-
-// Copies groups of rows between the order of arrival (by rank, then expert) and that of the experts
-// (by expert, then rank). counts: [ranks x experts].
-void Regroup(std::span<const int64_t> counts, int64_t ranks, int64_t experts, bool to_experts,
-             const Tensor& from, Tensor& to) {
-  const size_t width = static_cast<size_t>(from.shape()[1]) * SizeOf(from.dtype());
-  std::vector<int64_t> arrival(counts.size());
-  std::exclusive_scan(counts.begin(), counts.end(), arrival.begin(), int64_t{0});
-  int64_t next = 0;
-  for (int64_t e = 0; e < experts; ++e) {
-    for (int64_t r = 0; r < ranks; ++r) {
-      const int64_t count = counts[static_cast<size_t>(r * experts + e)];
-      const int64_t by_rank = arrival[static_cast<size_t>(r * experts + e)];
-      const int64_t source = to_experts ? by_rank : next;
-      const int64_t target = to_experts ? next : by_rank;
-      if (count > 0) {
-        std::memcpy(static_cast<char*>(to.raw()) + static_cast<size_t>(target) * width,
-                    static_cast<const char*>(from.raw()) + static_cast<size_t>(source) * width,
-                    static_cast<size_t>(count) * width);
-      }
-      next += count;
-    }
-  }
-}
-
-}  // namespace
 
 absl::StatusOr<ExpertExchange> ExpertExchange::Create(Communicator& ranks, int64_t experts) {
   if (experts < 1 || experts % ranks.size() != 0) {
@@ -47,79 +22,104 @@ absl::StatusOr<ExpertExchange> ExpertExchange::Create(Communicator& ranks, int64
   return ExpertExchange(ranks, experts);
 }
 
-absl::StatusOr<ExpertExchange::Plan> ExpertExchange::Exchange(Execution& execution,
-                                                              const Tensor& offsets) const {
-  if (offsets.num_elements() != experts_ + 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("expert offsets: expected ", experts_ + 1, ", got ", offsets.num_elements()));
+absl::StatusOr<std::shared_ptr<const ExpertSchedule>> ExpertExchange::Schedule(
+    Execution& execution, const int32_t* choices, int64_t tokens, int64_t experts_per_token,
+    int64_t wave_tokens) const {
+  const ExpertSizes sizes{.tokens = tokens,
+                          .ranks = ranks_->size(),
+                          .experts = experts_,
+                          .experts_per_token = experts_per_token,
+                          .wave_tokens = wave_tokens};
+  const int64_t slices = ExpertSchedule::NumSlices(sizes);
+  Tensor own = execution.Zeros(DType::kI32, {slices, experts_});
+  const int64_t slice_rows = ExpertSchedule::SliceTokens(sizes) * experts_per_token;
+  for (int64_t i = 0; i < tokens * experts_per_token; ++i) {
+    const int64_t expert = choices[i];
+    if (expert < 0 || expert >= experts_) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("choices[", i, "]: expected 0 to ", experts_ - 1, ", got ", expert));
+    }
+    ++own.data<int32_t>()[i / slice_rows * experts_ + expert];
   }
-  const int64_t ranks = ranks_->size(), own = own_experts();
-  Tensor counts = Tensor::OnHost(DType::kI64, {experts_});
-  const int32_t* begin = offsets.data<int32_t>();
-  for (int64_t e = 0; e < experts_; ++e) counts.data<int64_t>()[e] = begin[e + 1] - begin[e];
-  Plan plan;
-  plan.received_by_expert.resize(static_cast<size_t>(ranks * own));
-  const std::vector<int64_t> each(static_cast<size_t>(ranks), own);
+  Tensor all = execution.Empty(DType::kI32, {ranks_->size() * slices, experts_});
   PLAIT_ASSIGN_OR_RETURN(
       const Event told,
-      ranks_->AllToAll(execution.communication(), counts.vector(), each,
-                       {plan.received_by_expert.data(), DType::kI64, ranks * own}, each));
+      ranks_->AllGather(execution.communication(), std::as_const(own).vector(), all.vector()));
   PLAIT_RETURN_IF_ERROR(told.Synchronize());
-  plan.offsets = Tensor::OnHost(DType::kI32, {own + 1});
-  for (int64_t r = 0; r < ranks; ++r) {
-    plan.sent.push_back(Sum({counts.data<int64_t>() + r * own, static_cast<size_t>(own)}));
-    plan.received.push_back(
-        Sum({plan.received_by_expert.data() + r * own, static_cast<size_t>(own)}));
-  }
-  for (int64_t e = 0; e < own; ++e) {
-    int64_t rows = 0;
-    for (int64_t r = 0; r < ranks; ++r) {
-      rows += plan.received_by_expert[static_cast<size_t>(r * own + e)];
+  return std::make_shared<const ExpertSchedule>(sizes, std::as_const(all).values<int32_t>());
+}
+
+ExpertExchange::Plan ExpertExchange::PlanOf(Execution& execution,
+                                            const ExpertSchedule::Wave& wave) const {
+  const int64_t ranks = ranks_->size(), own = own_experts(), first = first_expert();
+  const auto rows = [&](int64_t from, int64_t expert) {
+    return wave.rows[static_cast<size_t>(from * experts_ + expert)];
+  };
+  Plan plan;
+  // Where each (rank, own expert) begins as it arrives.
+  std::vector<int32_t> arrival(static_cast<size_t>(ranks * own));
+  int32_t received = 0;
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    int64_t sent = 0;
+    const int32_t before = received;
+    for (int64_t e = 0; e < own; ++e) {
+      sent += rows(ranks_->rank(), rank * own + e);
+      arrival[static_cast<size_t>(rank * own + e)] = received;
+      received += rows(rank, first + e);
     }
-    plan.offsets.data<int32_t>()[e + 1] =
-        plan.offsets.data<int32_t>()[e] + static_cast<int32_t>(rows);
+    plan.sent.push_back(sent);
+    plan.received.push_back(received - before);
+  }
+  plan.offsets = execution.Zeros(DType::kI32, {own + 1});
+  plan.arrival = execution.Empty(DType::kI32, {received});
+  plan.place = execution.Empty(DType::kI32, {received});
+  int32_t next = 0;
+  for (int64_t e = 0; e < own; ++e) {
+    for (int64_t rank = 0; rank < ranks; ++rank) {
+      const int32_t begin = arrival[static_cast<size_t>(rank * own + e)];
+      for (int32_t row = begin; row < begin + rows(rank, first + e); ++row) {
+        plan.place.data<int32_t>()[row] = next;
+        plan.arrival.data<int32_t>()[next++] = row;
+      }
+    }
+    plan.offsets.data<int32_t>()[e + 1] = next;
   }
   return plan;
 }
 
-absl::StatusOr<Tensor> ExpertExchange::Move(Execution& execution, std::span<const int64_t> sent,
-                                            std::span<const int64_t> received,
-                                            const Tensor& rows) const {
+absl::StatusOr<ExpertExchange::Transfer> ExpertExchange::Move(Execution& execution,
+                                                              const std::vector<int64_t>& sent,
+                                                              const std::vector<int64_t>& received,
+                                                              Tensor rows) const {
   const int64_t width = rows.shape()[1];
-  if (rows.shape()[0] != Sum(sent)) {
+  const int64_t num_sent = std::accumulate(sent.begin(), sent.end(), int64_t{0});
+  const int64_t num_received = std::accumulate(received.begin(), received.end(), int64_t{0});
+  if (rows.shape()[0] != num_sent) {
     return absl::InvalidArgumentError(
-        absl::StrCat("expert exchange: expected ", Sum(sent), " rows, got ", rows.shape()[0]));
+        absl::StrCat("expert exchange: expected ", num_sent, " rows, got ", rows.shape()[0]));
   }
   std::vector<int64_t> out, in;
   for (const int64_t count : sent) out.push_back(count * width);
   for (const int64_t count : received) in.push_back(count * width);
-  Tensor moved = execution.Empty(rows.dtype(), {Sum(received), width});
-  PLAIT_ASSIGN_OR_RETURN(
-      const Event done,
-      ranks_->AllToAll(execution.communication(), rows.vector(), out, moved.vector(), in));
-  PLAIT_RETURN_IF_ERROR(execution.compute().Wait(done));
-  return moved;
+  Transfer transfer;
+  transfer.source_ = std::move(rows);
+  transfer.rows_ = execution.Empty(transfer.source_.dtype(), {num_received, width});
+  PLAIT_ASSIGN_OR_RETURN(transfer.done_, ranks_->AllToAll(execution.communication(),
+                                                          std::as_const(transfer.source_).vector(),
+                                                          out, transfer.rows_.vector(), in));
+  return transfer;
 }
 
-absl::StatusOr<Tensor> ExpertExchange::Dispatch(Execution& execution, const Plan& plan,
-                                                const Tensor& rows) const {
-  PLAIT_ASSIGN_OR_RETURN(const Tensor arrived, Move(execution, plan.sent, plan.received, rows));
-  Tensor sorted = execution.Empty(arrived.dtype(), arrived.shape());
-  Regroup(plan.received_by_expert, ranks_->size(), own_experts(), /*to_experts=*/true, arrived,
-          sorted);
-  return sorted;
+absl::StatusOr<ExpertExchange::Transfer> ExpertExchange::Dispatch(Execution& execution,
+                                                                  const Plan& plan,
+                                                                  Tensor rows) const {
+  return Move(execution, plan.sent, plan.received, std::move(rows));
 }
 
-absl::StatusOr<Tensor> ExpertExchange::Combine(Execution& execution, const Plan& plan,
-                                               const Tensor& results) const {
-  if (results.shape()[0] != Sum(plan.received)) {
-    return absl::InvalidArgumentError(absl::StrCat("expert exchange: expected ", Sum(plan.received),
-                                                   " results, got ", results.shape()[0]));
-  }
-  Tensor by_rank = execution.Empty(results.dtype(), results.shape());
-  Regroup(plan.received_by_expert, ranks_->size(), own_experts(), /*to_experts=*/false, results,
-          by_rank);
-  return Move(execution, plan.received, plan.sent, by_rank);
+absl::StatusOr<ExpertExchange::Transfer> ExpertExchange::Return(Execution& execution,
+                                                                const Plan& plan,
+                                                                Tensor results) const {
+  return Move(execution, plan.received, plan.sent, std::move(results));
 }
 
 }  // namespace plait
