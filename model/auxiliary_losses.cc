@@ -1,6 +1,7 @@
 #include "model/auxiliary_losses.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace plait {
 namespace {
@@ -33,6 +34,11 @@ ExpertActivations ObserveExperts(const ModelShape& shape, const SequenceLayout& 
                             .tokens = std::vector<int64_t>(shape.experts),
                             .square_sum = std::vector<double>(shape.experts),
                             .absolute_max = std::vector<double>(shape.experts)};
+  if (routing.schedule != nullptr) {
+    experts.largest_rank_load = routing.schedule->largest_over_mean();
+    experts.waves = static_cast<int64_t>(routing.schedule->waves().size());
+    experts.recomputed_waves = routing.schedule->num_recomputed();
+  }
   const int32_t* choices = routing.choices.data<int32_t>();
   const int32_t* token_row = routing.token_row.data<int32_t>();
   for (int64_t i = 0; i < layout.rows * shape.experts_per_token; ++i) {
@@ -48,6 +54,13 @@ ExpertActivations ObserveExperts(const ModelShape& shape, const SequenceLayout& 
 
 }  // namespace
 
+double ExpertActivations::largest_expert_load() const {
+  const int64_t sum = std::accumulate(tokens.begin(), tokens.end(), int64_t{0});
+  if (sum == 0) return 0;
+  const double mean = static_cast<double>(sum) / static_cast<double>(tokens.size());
+  return static_cast<double>(*std::ranges::max_element(tokens)) / mean;
+}
+
 void ActivationWatch::Merge(const ActivationWatch& other) {
   if (blocks.empty() && experts.empty()) {
     *this = other;
@@ -59,6 +72,11 @@ void ActivationWatch::Merge(const ActivationWatch& other) {
     blocks[i].absolute_max = std::max(blocks[i].absolute_max, other.blocks[i].absolute_max);
   }
   for (size_t i = 0; i < experts.size(); ++i) {
+    experts[i].largest_rank_load =
+        std::max(experts[i].largest_rank_load, other.experts[i].largest_rank_load);
+    experts[i].waves = std::max(experts[i].waves, other.experts[i].waves);
+    experts[i].recomputed_waves =
+        std::max(experts[i].recomputed_waves, other.experts[i].recomputed_waves);
     for (size_t e = 0; e < experts[i].tokens.size(); ++e) {
       experts[i].tokens[e] += other.experts[i].tokens[e];
       experts[i].square_sum[e] += other.experts[i].square_sum[e];

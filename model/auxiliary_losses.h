@@ -39,6 +39,14 @@ struct ExpertActivations {
   std::vector<int64_t> tokens;       // per expert, real tokens that chose it
   std::vector<double> square_sum;    // per expert, of its outputs before the router weight
   std::vector<double> absolute_max;  // per expert
+
+  // Of experts that are dealt over ranks (parallel/expert_schedule.h), the most of any microbatch:
+  double largest_rank_load = 0;  // rows of the most loaded rank over the mean; 0: not dealt
+  int64_t waves = 0;
+  int64_t recomputed_waves = 0;  // because of overload
+
+  // Tokens of the most chosen expert over the mean of all; 0 without tokens.
+  double largest_expert_load() const;
 };
 
 struct ActivationWatch {

@@ -10,15 +10,13 @@ namespace {
 // Experts first .. first + experts of a tensor [all experts, rows, columns].
 LayerParameter ExpertTensor(const std::string& name, const Shape& logical_shape, int64_t first,
                             int64_t experts, DType dtype, Initialization initialization) {
-  const int64_t rows = logical_shape[1], columns = logical_shape[2];
-  LayerParameter tensor{{.name = name, .shape = {experts, rows, columns}, .dtype = dtype},
-                        initialization};
+  LayerParameter tensor{
+      {.name = name, .shape = {experts, logical_shape[1], logical_shape[2]}, .dtype = dtype},
+      initialization};
   if (experts < logical_shape[0]) {
     tensor.parameter.group = MeshGroup::kExpertData;
-    tensor.parameter.box = ShardSpec{.logical_shape = logical_shape,
-                                     .dim0_ranges = {{first, first + experts}},
-                                     .other_ranges = {{0, rows}, {0, columns}},
-                                     .elements = {0, experts * rows * columns}};
+    tensor.parameter.box = ShardSpec::Part(logical_shape, /*dim=*/0, /*segments=*/1,
+                                           first / experts, logical_shape[0] / experts);
   }
   return tensor;
 }

@@ -58,6 +58,10 @@ int64_t CheckMesh(const recipe::v1::Parallel& parallel, int64_t world_size, Prob
   check("tensor", parallel.tensor());
   check("pipeline", parallel.pipeline());
   check("expert", parallel.expert());
+  if (parallel.has_expert_wave_tokens()) {
+    problems.Between("parallel.expert_wave_tokens", parallel.expert_wave_tokens(), 1,
+                     kMaxMicrobatch);
+  }
   if (!valid || world_size == kAnyWorldSize) return 0;
 
   // The product grows by one axis at a time and stops above the world: it cannot overflow.

@@ -53,6 +53,16 @@ Json WatchJson(const ActivationWatch& watch) {
   return sites;
 }
 
+Json ExpertLoadJson(const ExpertActivations& experts) {
+  Json load = {{"expert", experts.largest_expert_load()}};
+  if (experts.largest_rank_load > 0) {
+    load["rank"] = experts.largest_rank_load;
+    load["waves"] = experts.waves;
+    load["recomputed_waves"] = experts.recomputed_waves;
+  }
+  return load;
+}
+
 Json StepJson(const StepMetrics& metrics) {
   const StepResult& result = metrics.result;
   Json line = {{"event", "step"},
@@ -74,13 +84,16 @@ Json StepJson(const StepMetrics& metrics) {
                {"data_wait_seconds", metrics.data_wait_seconds},
                {"step_seconds", metrics.step_seconds},
                {"tokens_per_expert", Json::object()},
+               {"expert_load", Json::object()},
                {"activations", WatchJson(result.watch)}};
   if (metrics.gemm_peak_flops_per_second > 0) {
     line["share_of_gemm_peak"] =
         metrics.model_flops_per_second() / metrics.gemm_peak_flops_per_second;
   }
-  for (const ExpertActivations& experts : result.watch.experts)
+  for (const ExpertActivations& experts : result.watch.experts) {
     line["tokens_per_expert"][experts.name] = experts.tokens;
+    line["expert_load"][experts.name] = ExpertLoadJson(experts);
+  }
   if (!result.not_finite.empty()) line["not_finite"] = result.not_finite;
   return line;
 }

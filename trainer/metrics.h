@@ -1,7 +1,13 @@
 // Metrics of a run: RUN/metrics.jsonl, one JSON object a line with "event" and "step", and the
 // lines of the console. "event" is
 //   start       recipe_digest, parameters, seconds_since_process_start
-//   step        the fields of StepMetrics; a number that is not finite is null
+//   step        the fields of StepMetrics; a number that is not finite is null. expert_load holds
+//               for each expert layer
+//                 expert            tokens of the most chosen expert over the mean, of the step
+//               and, where experts are dealt over ranks, the most of any microbatch of
+//                 rank              rows of the most loaded rank over the mean
+//                 waves             in which the rows travelled
+//                 recomputed_waves  those of them that overload left no memory to keep
 //   evaluation  loss, bits_per_byte, tokens, text_bytes, seconds
 //   checkpoint  folder, parameter_digest (parallel/parameter_digest.h), seconds
 //   stop        reason

@@ -42,13 +42,12 @@ Recomputation RecomputationOf(const Recipe& recipe) {
 // Axes that this version's models do not know.
 absl::Status CheckAxes(const Parallel& parallel) {
   const std::pair<const char*, int64_t> axes[] = {{"context", parallel.context()},
-                                                  {"pipeline", parallel.pipeline()},
-                                                  {"expert", parallel.expert()}};
+                                                  {"pipeline", parallel.pipeline()}};
   for (const auto& [name, size] : axes) {
     if (size > 1) {
       return absl::UnimplementedError(absl::StrCat("recipe parallel.", name, " = ", size,
-                                                   ": this version trains with replicate, shard "
-                                                   "and tensor only; set it to 1"));
+                                                   ": this version trains with replicate, shard, "
+                                                   "tensor and expert only; set it to 1"));
     }
   }
   return absl::OkStatus();
@@ -110,6 +109,7 @@ absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Re
   if (parallel.context_attention() == Parallel::RING) {
     shape.context_exchange = ContextExchange::kRing;
   }
+  shape.expert_wave_tokens = parallel.expert_wave_tokens();
   runtime.model =
       LanguageModel::Create(shape, ComputeDType(recipe), RecomputationOf(recipe), *runtime.mesh);
   PLAIT_ASSIGN_OR_RETURN(runtime.sharder,

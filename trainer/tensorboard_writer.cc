@@ -76,11 +76,17 @@ void AddExperts(Summary& summary, const ExpertActivations& experts) {
   const std::vector<int64_t>& tokens = experts.tokens;
   const double sum = static_cast<double>(std::accumulate(tokens.begin(), tokens.end(), int64_t{0}));
   if (sum > 0) {
-    const auto [idlest, busiest] = std::minmax_element(tokens.begin(), tokens.end());
+    const int64_t idlest = *std::min_element(tokens.begin(), tokens.end());
     const double mean = sum / static_cast<double>(tokens.size());
     const std::string tag = absl::StrCat("tokens_per_expert/", experts.name);
-    Add(summary, tag + "/busiest_over_mean", static_cast<double>(*busiest) / mean);
-    Add(summary, tag + "/idlest_over_mean", static_cast<double>(*idlest) / mean);
+    Add(summary, tag + "/busiest_over_mean", experts.largest_expert_load());
+    Add(summary, tag + "/idlest_over_mean", static_cast<double>(idlest) / mean);
+  }
+  if (experts.largest_rank_load > 0) {
+    const std::string tag = absl::StrCat("expert_load/", experts.name);
+    Add(summary, tag + "/busiest_rank_over_mean", experts.largest_rank_load);
+    Add(summary, tag + "/waves", static_cast<double>(experts.waves));
+    Add(summary, tag + "/recomputed_waves", static_cast<double>(experts.recomputed_waves));
   }
   if (experts.absolute_max.empty()) return;
   Add(summary, absl::StrCat("activation_maximum/", experts.name, ".experts"),

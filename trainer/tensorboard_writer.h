@@ -8,7 +8,8 @@
 // Source: the format of TensorFlow's record_writer and events_writer.
 //
 // Tags: loss/*, optimizer/*, speed/*, wait/*, memory_gigabytes, held_out/*,
-// tokens_per_expert/<layer>/{busiest,idlest}_over_mean, activation_maximum/<block>.
+// tokens_per_expert/<layer>/{busiest,idlest}_over_mean, activation_maximum/<block>; where experts
+// are dealt over ranks, expert_load/<layer>/{busiest_rank_over_mean,waves,recomputed_waves}.
 #pragma once
 
 #include <cstdint>

@@ -26,6 +26,8 @@ absl::Status ReduceWatch(Communicator& ranks, ActivationWatch& watch) {
     sums.insert(sums.end(), layer.tokens.begin(), layer.tokens.end());
     sums.insert(sums.end(), layer.square_sum.begin(), layer.square_sum.end());
     maxima.insert(maxima.end(), layer.absolute_max.begin(), layer.absolute_max.end());
+    maxima.insert(maxima.end(), {layer.largest_rank_load, static_cast<double>(layer.waves),
+                                 static_cast<double>(layer.recomputed_waves)});
   }
   for (auto [values, operation] :
        {std::pair(&sums, ReduceOperation::kSum), std::pair(&maxima, ReduceOperation::kMax)}) {
@@ -43,6 +45,9 @@ absl::Status ReduceWatch(Communicator& ranks, ActivationWatch& watch) {
     for (int64_t& tokens : layer.tokens) tokens = static_cast<int64_t>(*sum++);
     for (double& square_sum : layer.square_sum) square_sum = *sum++;
     for (double& absolute_max : layer.absolute_max) absolute_max = *maximum++;
+    layer.largest_rank_load = *maximum++;
+    layer.waves = static_cast<int64_t>(*maximum++);
+    layer.recomputed_waves = static_cast<int64_t>(*maximum++);
   }
   return absl::OkStatus();
 }

@@ -123,6 +123,8 @@ INSTANTIATE_TEST_SUITE_P(
                   "recipe model.schedule.expert_layer_offset = -1 must be at least 0"},
         BadRecipe{kScheduled, "model.schedule.expert_layer_period=0",
                   "recipe model.schedule.expert_layer_period = 0 must be at least 1"},
+        BadRecipe{kHybrid, "parallel.expert_wave_tokens=0",
+                  "recipe parallel.expert_wave_tokens = 0 must be at least 1"},
         BadRecipe{kLlama, "model.pattern=4*Ad",
                   "recipe model.pattern = 4*Ad does not fit model.family = LLAMA; remove it"},
         BadRecipe{kLlama, "model.experts.experts=8",

@@ -31,7 +31,13 @@ StepMetrics SomeStep(int64_t step) {
   metrics.result.counts.real_tokens = 100;
   metrics.result.language_model_loss = 2.5;
   metrics.result.z_loss = 0.25;
-  metrics.result.watch.experts.push_back({"model.layers.1.feed_forward", {3, 1}, {1, 4}, {2, 5}});
+  metrics.result.watch.experts.push_back({.name = "model.layers.1.feed_forward",
+                                          .tokens = {3, 1},
+                                          .square_sum = {1, 4},
+                                          .absolute_max = {2, 5},
+                                          .largest_rank_load = 1.75,
+                                          .waves = 5,
+                                          .recomputed_waves = 2});
   metrics.result.watch.blocks.push_back({"model.layers.0.mamba", 8, 2, 7});
   metrics.step_seconds = 0.5;
   metrics.model_flops = 1e9;
@@ -58,10 +64,22 @@ TEST_F(MetricsTest, AStepLineHoldsItsNumbers) {
   EXPECT_EQ(line["share_of_gemm_peak"], 0.2);
   EXPECT_EQ(line["tokens_per_expert"]["model.layers.1.feed_forward"],
             nlohmann::json::array({3, 1}));
+  EXPECT_EQ(
+      line["expert_load"]["model.layers.1.feed_forward"],
+      nlohmann::json({{"expert", 1.5}, {"rank", 1.75}, {"waves", 5}, {"recomputed_waves", 2}}));
   EXPECT_EQ(line["activations"]["model.layers.0.mamba"]["max"], 7);
   EXPECT_EQ(line["activations"]["model.layers.0.mamba"]["rms"], 2);
   EXPECT_EQ(line["activations"]["model.layers.1.feed_forward.experts"]["max"],
             nlohmann::json::array({2, 5}));
+}
+
+TEST_F(MetricsTest, ExpertsOnOneRankHaveNoWaves) {
+  StepMetrics metrics = SomeStep(3);
+  metrics.result.watch.experts[0].largest_rank_load = 0;
+  ASSERT_OK_AND_ASSIGN(MetricsFile file, MetricsFile::Open(path(), 0));
+  ASSERT_OK(file.WriteStep(metrics));
+  EXPECT_EQ(Lines(path()).at(0)["expert_load"]["model.layers.1.feed_forward"],
+            nlohmann::json({{"expert", 1.5}}));
 }
 
 TEST_F(MetricsTest, ANumberThatIsNotFiniteIsNull) {

@@ -95,7 +95,13 @@ TEST_F(TensorBoardWriterTest, AStepHasItsScalars) {
   metrics.result.language_model_loss = 2.5;
   metrics.result.z_loss = 0.25;
   metrics.result.gradient_norm = 0.5;
-  metrics.result.watch.experts.push_back({"layer", {6, 1, 2}, {1, 4, 1}, {2, 5, 3}});
+  metrics.result.watch.experts.push_back({.name = "layer",
+                                          .tokens = {6, 1, 2},
+                                          .square_sum = {1, 4, 1},
+                                          .absolute_max = {2, 5, 3},
+                                          .largest_rank_load = 1.75,
+                                          .waves = 5,
+                                          .recomputed_waves = 2});
   metrics.result.watch.blocks.push_back({"block", 8, 2, 7});
   metrics.learning_rate = 0.125;
   metrics.step_seconds = 0.5;
@@ -124,6 +130,9 @@ TEST_F(TensorBoardWriterTest, AStepHasItsScalars) {
       {"memory_gigabytes", 3},
       {"activation_maximum/block", 7},
       {"activation_maximum/layer.experts", 5},
+      {"expert_load/layer/busiest_rank_over_mean", 1.75f},
+      {"expert_load/layer/waves", 5},
+      {"expert_load/layer/recomputed_waves", 2},
       {"tokens_per_expert/layer/busiest_over_mean", 2},
       {"tokens_per_expert/layer/idlest_over_mean", static_cast<float>(1.0 / 3)}};
   EXPECT_EQ(Scalars(events[2]), expected);
