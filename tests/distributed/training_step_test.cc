@@ -114,5 +114,10 @@ TEST(DistributedTrainingStepTest, ReducesCanonically) {
       {"parallel.shard=" + Ranks(), "parallel.reduction=CANONICAL", "parallel.transport=MESSAGES"});
 }
 
+TEST(DistributedTrainingStepTest, DealsExpertsInWaves) {
+  ExpectThreadsAndProcessesAgree({"parallel.shard=" + Ranks(), "parallel.expert=" + Ranks(),
+                                  "model.experts.experts=12", "parallel.expert_wave_tokens=5"});
+}
+
 }  // namespace
 }  // namespace plait

@@ -125,7 +125,9 @@ absl::StatusOr<Outcome> Train(const std::string& recipe_text, std::vector<std::s
   return outcome;
 }
 
-void ExpectEqualNormWise(const Outcome& found, const Outcome& expected, double bound) {
+// activation_bound: of the largest activation; the tensor axis rounds them otherwise.
+void ExpectEqualNormWise(const Outcome& found, const Outcome& expected, double bound,
+                         double activation_bound = 0) {
   ASSERT_EQ(found.gradients.size(), expected.gradients.size());
   for (const auto& [name, tensor] : expected.gradients) {
     const Tensor a = found.gradients.at(name).Converted(DType::kF64);
@@ -150,7 +152,8 @@ void ExpectEqualNormWise(const Outcome& found, const Outcome& expected, double b
   for (size_t layer = 0; layer < a.watch.experts.size(); ++layer) {
     EXPECT_EQ(a.watch.experts[layer].tokens, b.watch.experts[layer].tokens);
     for (size_t e = 0; e < a.watch.experts[layer].absolute_max.size(); ++e) {
-      EXPECT_EQ(a.watch.experts[layer].absolute_max[e], b.watch.experts[layer].absolute_max[e]);
+      const double largest = b.watch.experts[layer].absolute_max[e];
+      EXPECT_NEAR(a.watch.experts[layer].absolute_max[e], largest, activation_bound * largest);
     }
   }
 }
@@ -222,6 +225,36 @@ const std::vector<std::string> kAllLosses = {"model.experts.balance_loss_coeffic
 std::vector<std::string> With(std::vector<std::string> settings, const std::string& another) {
   settings.push_back(another);
   return settings;
+}
+
+// Experts dealt over expert x tensor ranks, their rows in one wave or in many.
+TEST(ExpertLayoutsTest, EqualOneRank) {
+  const std::vector<Layout> layouts = {
+      {1, 2, {"parallel.expert=2"}},
+      {1, 4, {"parallel.expert=2", "parallel.expert_wave_tokens=5"}},
+      {1, 4, {"parallel.expert=4", "parallel.expert_wave_tokens=1"}},
+      {2, 2, {"parallel.expert=2", "trainer.recomputation=BLOCKS"}},
+      {1, 4, {"parallel.expert=2", "parallel.transport=MESSAGES"}},
+      {1, 1, {"parallel.expert_wave_tokens=7"}, 2},
+      {1, 2, {"parallel.expert_wave_tokens=3"}, 2},
+      {1, 2, {"parallel.expert=2", "trainer.recomputation=BLOCKS"}, 2}};
+  for (const auto& [precision, bound] : {std::pair("F64", 1e-11), std::pair("F32", 2e-5)}) {
+    std::vector<std::string> overrides =
+        With(kAllLosses, std::string("trainer.precision=") + precision);
+    overrides.insert(overrides.end(),
+                     {"model.attention.kv_heads=2",
+                      "model.activation_loss.sites=BLOCK_OUTPUT,EXPERT_OUTPUT,RESIDUAL"});
+    ASSERT_OK_AND_ASSIGN(const Outcome one, Train(TinyRecipeText("unused"), overrides, {}, 1, 0.0));
+    for (const Layout& layout : layouts) {
+      SCOPED_TRACE(layout.ToString() + precision);
+      ASSERT_OK_AND_ASSIGN(const Outcome many,
+                           Train(TinyRecipeText("unused"), overrides, layout, 1, 0.0));
+      ExpectEqualNormWise(many, one, bound, layout.tensor > 1 ? bound : 0);
+      EXPECT_EQ(one.steps[0].watch.experts[0].waves, 0);
+      EXPECT_GE(many.steps[0].watch.experts[0].waves, 1);
+      EXPECT_GE(many.steps[0].watch.experts[0].largest_rank_load, 1);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -329,7 +362,8 @@ TEST(CommunicationPlanTest, CountsEveryByteOfAStep) {
           }
           for (const ExpertActivations& layer : result.watch.experts) {
             shape.watch_sums += 2 * static_cast<int64_t>(layer.tokens.size());
-            shape.watch_maxima += static_cast<int64_t>(layer.absolute_max.size());
+            // And its load: of ranks, waves, recomputed waves.
+            shape.watch_maxima += static_cast<int64_t>(layer.absolute_max.size()) + 3;
           }
           const CommunicationPlan plan = PlanStep(
               *runtime.mesh, runtime.sharder->layouts(),
