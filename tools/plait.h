@@ -24,6 +24,7 @@ void AddGenerateCommand(CLI::App& plait, Action& action);
 void AddParityCommand(CLI::App& plait, Action& action);
 void AddPrepareCommand(CLI::App& plait, Action& action);
 void AddRecipeCommand(CLI::App& plait, Action& action);
+void AddSelftestCommand(CLI::App& plait, Action& action);
 void AddTokenizeCommand(CLI::App& plait, Action& action);
 void AddTrainCommand(CLI::App& plait, Action& action);
 

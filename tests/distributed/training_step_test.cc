@@ -1,5 +1,5 @@
 // A training step on ranks that are processes gives every rank the bits that it gives ranks that
-// are threads, whose equality with one rank tests/trainer/layouts_test.cc shows.
+// are threads, whose equality with one rank tests/trainer/layout_check_test.cc shows.
 #include "trainer/training_step.h"
 
 #include <gtest/gtest.h>

@@ -1,0 +1,33 @@
+// The layouts of as many ranks as the launcher started, on ranks that are processes.
+#include "trainer/layout_check.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/ranked.h"
+#include "tests/support/status_matchers.h"
+
+namespace plait {
+namespace {
+
+TEST(DistributedLayoutCheckTest, LearnsWhatOneRankLearns) {
+  int checked = 0;
+  for (const CheckedLayout& layout : CheckedLayouts()) {
+    if (layout.ranks() != RankedWorld()->size()) continue;
+    for (const CheckedModel model : layout.models) {
+      for (const DType precision : {DType::kF64, DType::kF32}) {
+        SCOPED_TRACE(layout.name() + ", " + std::string(Name(model)));
+        ASSERT_OK_AND_ASSIGN(const CheckedStep one_rank,
+                             StepOnOneRank(model, precision, NumCheckedLeaves(layout)));
+        ASSERT_OK_AND_ASSIGN(const std::vector<LayoutDifference> differences,
+                             CompareWithOneRank(RankedWorld(), model, precision, layout, one_rank));
+        for (const LayoutDifference& difference : differences)
+          EXPECT_LE(difference.error, difference.bound) << difference.tensor;
+        ++checked;
+      }
+    }
+  }
+  EXPECT_GT(checked, 2);
+}
+
+}  // namespace
+}  // namespace plait
