@@ -25,7 +25,7 @@ inline constexpr int64_t kNormWords = 69;
 struct StepShape {
   int64_t microbatches = 1;  // of one rank
   // Numbers of the activation watch: per block 2 sums and 1 maximum; per expert layer 2 and 1 for
-  // each expert.
+  // each expert, and 3 maxima of its load.
   int64_t watch_sums = 0;
   int64_t watch_maxima = 0;
 };

@@ -97,6 +97,8 @@ std::vector<CheckedLayout> MakeLayouts() {
   const std::vector<std::string> messages = {"parallel.transport=MESSAGES"};
   const std::vector<std::string> canonical = {"parallel.reduction=CANONICAL"};
   const std::vector<std::string> recomputed = {"trainer.recomputation=BLOCKS"};
+  const std::vector<std::string> waves = {"parallel.expert_wave_tokens=5"};
+  const std::vector<std::string> recomputed_waves = {waves[0], recomputed[0]};
   return {
       {.sizes = {.replicate = 2}},
       {.sizes = {.shard = 2}, .models = kAll},
@@ -115,12 +117,20 @@ std::vector<CheckedLayout> MakeLayouts() {
       {.sizes = {.replicate = 2, .shard = 2}, .variant = "canonical", .settings = canonical},
       {.sizes = {.shard = 4}, .variant = "messages", .settings = messages},
       {.sizes = {.shard = 4, .expert = 4}, .models = kBothJambas},
+      {.sizes = {.shard = 4, .expert = 4},
+       .variant = "many waves",
+       .settings = waves,
+       .models = kBothJambas},
       {.sizes = {.replicate = 2, .shard = 2, .expert = 2}, .models = kJambaOnly},
       {.sizes = {.tensor = 4}},
       {.sizes = {.shard = 2, .tensor = 2}, .models = kAll},
       {.sizes = {.shard = 2, .tensor = 2, .expert = 2},
        .variant = "messages",
        .settings = messages,
+       .models = kBothJambas},
+      {.sizes = {.shard = 2, .tensor = 2, .expert = 2},
+       .variant = "many waves, recomputed",
+       .settings = recomputed_waves,
        .models = kBothJambas},
       {.sizes = {.shard = 2, .tensor = 2}, .variant = "canonical", .settings = canonical},
       {.sizes = {.context = 4}, .models = kAll},
