@@ -6,6 +6,7 @@
 
 #include "base/status_macros.h"
 #include "parallel/local_communicator.h"
+#include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
@@ -13,28 +14,29 @@
 namespace plait {
 namespace {
 
-constexpr int64_t kHeads = 4, kKvHeads = 2, kHeadDim = 6, kTokens = 48;
+constexpr int64_t kHeads = 4, kKvHeads = 2, kHeadDim = 6;
 
 struct Inputs {
-  Inputs(const std::vector<int32_t>& lengths, DType dtype)
-      : q(UniformTensor({kTokens, kHeads * kHeadDim}, 1, dtype, -2, 2)),
-        k(UniformTensor({kTokens, kKvHeads * kHeadDim}, 2, dtype, -2, 2)),
-        v(UniformTensor({kTokens, kKvHeads * kHeadDim}, 3, dtype)),
-        dout(UniformTensor({kTokens, kHeads * kHeadDim}, 4, dtype)) {
+  Inputs(const std::vector<int32_t>& lengths, DType dtype) {
     for (const int32_t length : lengths) offsets.push_back(offsets.back() + length);
-    PLAIT_CHECK_EQ(offsets.back(), kTokens);
+    q = UniformTensor({tokens(), kHeads * kHeadDim}, 1, dtype, -2, 2);
+    k = UniformTensor({tokens(), kKvHeads * kHeadDim}, 2, dtype, -2, 2);
+    v = UniformTensor({tokens(), kKvHeads * kHeadDim}, 3, dtype);
+    dout = UniformTensor({tokens(), kHeads * kHeadDim}, 4, dtype);
   }
+  int64_t tokens() const { return offsets.back(); }
+
   std::vector<int32_t> offsets = {0};
   Tensor q, k, v, dout;
 };
 
 // All ranks' rows.
 struct Results {
-  explicit Results(DType dtype)
-      : out(Tensor::OnHost(dtype, {kTokens, kHeads * kHeadDim})),
-        dq(Tensor::OnHost(dtype, {kTokens, kHeads * kHeadDim})),
-        dk(Tensor::OnHost(dtype, {kTokens, kKvHeads * kHeadDim})),
-        dv(Tensor::OnHost(dtype, {kTokens, kKvHeads * kHeadDim})) {}
+  explicit Results(const Inputs& inputs)
+      : out(Tensor::OnHost(inputs.q.dtype(), inputs.q.shape())),
+        dq(Tensor::OnHost(inputs.q.dtype(), inputs.q.shape())),
+        dk(Tensor::OnHost(inputs.q.dtype(), inputs.k.shape())),
+        dv(Tensor::OnHost(inputs.q.dtype(), inputs.k.shape())) {}
   Tensor out, dq, dk, dv;
 };
 
@@ -42,7 +44,7 @@ struct Results {
 Results Attend(const Inputs& inputs, int ranks, ContextExchange exchange,
                std::vector<int64_t>* bytes = nullptr) {
   if (bytes != nullptr) bytes->assign(static_cast<size_t>(ranks), -1);
-  Results results(inputs.q.dtype());
+  Results results(inputs);
   const auto body = [&](const std::shared_ptr<Communicator>& context) -> absl::Status {
     context->ledger().set_check(true);
     Execution execution({.num_threads = 1});
@@ -51,7 +53,7 @@ Results Attend(const Inputs& inputs, int ranks, ContextExchange exchange,
                                       .kv_heads = kKvHeads,
                                       .head_dim = kHeadDim,
                                       .scale = 1 / std::sqrt(static_cast<double>(kHeadDim))});
-    const int64_t segment = kTokens / ranks, begin = context->rank() * segment;
+    const int64_t segment = inputs.tokens() / ranks, begin = context->rank() * segment;
     const int64_t end = begin + segment;
     ContextAttention::Saved saved;
     PLAIT_ASSIGN_OR_RETURN(
@@ -112,6 +114,17 @@ TEST(ContextAttentionTest, RanksEqualOneInBf16) {
   ExpectRanksEqualOne(DType::kBf16, 4 * RoundingError(DType::kBf16));
 }
 
+TEST(ContextAttentionTest, BackwardMatchesFiniteDifferences) {
+  for (const ContextExchange exchange : {ContextExchange::kGather, ContextExchange::kRing}) {
+    Inputs inputs({1, 9, 2}, DType::kF64);
+    const Results results = Attend(inputs, 3, exchange);
+    const auto loss = [&] { return WeightedSum(Attend(inputs, 3, exchange).out, inputs.dout); };
+    ExpectGradientMatches("q", inputs.q, results.dq, loss);
+    ExpectGradientMatches("k", inputs.k, results.dk, loss);
+    ExpectGradientMatches("v", inputs.v, results.dv, loss);
+  }
+}
+
 TEST(ContextAttentionTest, ARunRepeatsItselfBitForBit) {
   const Inputs inputs({5, 31, 12}, DType::kF32);
   for (const ContextExchange exchange : {ContextExchange::kGather, ContextExchange::kRing}) {
@@ -127,7 +140,7 @@ TEST(ContextAttentionTest, ARunRepeatsItselfBitForBit) {
 // in bf16 twice, and their gradients in f32.
 TEST(ContextAttentionTest, TheRingMovesOnlyKeysThatLaterSegmentsSee) {
   const Inputs inputs({24, 24}, DType::kBf16);
-  const int64_t kv = kTokens / 2 * kKvHeads * kHeadDim;
+  const int64_t kv = inputs.tokens() / 2 * kKvHeads * kHeadDim;
   std::vector<int64_t> bytes;
   Attend(inputs, 2, ContextExchange::kRing, &bytes);
   EXPECT_THAT(bytes, testing::ElementsAre(0, 0));
