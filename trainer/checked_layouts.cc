@@ -99,6 +99,7 @@ std::vector<CheckedLayout> MakeLayouts() {
   const std::vector<std::string> recomputed = {"trainer.recomputation=BLOCKS"};
   const std::vector<std::string> waves = {"parallel.expert_wave_tokens=5"};
   const std::vector<std::string> recomputed_waves = {waves[0], recomputed[0]};
+  const std::vector<std::string> ring = {"parallel.context_attention=RING"};
   return {
       {.sizes = {.replicate = 2}},
       {.sizes = {.shard = 2}, .models = kAll},
@@ -134,6 +135,7 @@ std::vector<CheckedLayout> MakeLayouts() {
        .models = kBothJambas},
       {.sizes = {.shard = 2, .tensor = 2}, .variant = "canonical", .settings = canonical},
       {.sizes = {.context = 4}, .models = kAll},
+      {.sizes = {.context = 4}, .variant = "ring", .settings = ring, .models = kAll},
       {.sizes = {.context = 2, .tensor = 2}},
       {.sizes = {.shard = 2, .context = 2}, .models = kAll},
       {.sizes = {.shard = 2, .context = 2, .expert = 4}, .models = kBothJambas},
@@ -145,6 +147,10 @@ std::vector<CheckedLayout> MakeLayouts() {
       {.sizes = {.shard = 4, .tensor = 2, .expert = 2}, .models = kBothJambas},
       {.sizes = {.shard = 2, .tensor = 4, .expert = 2}, .models = kJambaOnly},
       {.sizes = {.context = 4, .tensor = 2}},
+      {.sizes = {.context = 3, .tensor = 2},
+       .variant = "ring",
+       .settings = ring,
+       .models = kLlamaOnly},
       {.sizes = {.shard = 2, .context = 2, .tensor = 2, .expert = 4}, .models = kBothJambas},
       {.sizes = {.pipeline = 2, .shard = 2, .tensor = 2}},
       {.sizes = {.pipeline = 2, .shard = 2, .context = 2, .expert = 2}, .models = kJambaOnly},
