@@ -95,6 +95,7 @@ Json StepJson(const StepMetrics& metrics) {
     line["expert_load"][experts.name] = ExpertLoadJson(experts);
   }
   if (!result.not_finite.empty()) line["not_finite"] = result.not_finite;
+  if (!metrics.parameter_digest.empty()) line["parameter_digest"] = metrics.parameter_digest;
   return line;
 }
 

@@ -1,8 +1,9 @@
 // Metrics of a run: RUN/metrics.jsonl, one JSON object a line with "event" and "step", and the
 // lines of the console. "event" is
 //   start       recipe_digest, parameters, seconds_since_process_start
-//   step        the fields of StepMetrics; a number that is not finite is null. expert_load holds
-//               for each expert layer
+//   step        the fields of StepMetrics; a number that is not finite is null. parameter_digest
+//               where debug.parameter_digest_every_steps asks for it. expert_load holds for each
+//               expert layer
 //                 expert            tokens of the most chosen expert over the mean, of the step
 //               and, where experts are dealt over ranks, the most of any microbatch of
 //                 rank              rows of the most loaded rank over the mean

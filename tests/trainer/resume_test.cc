@@ -5,6 +5,7 @@
 #include <fstream>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "base/exit_code.h"
 #include "checkpoint/checkpoint_reader.h"
@@ -16,7 +17,9 @@
 namespace plait {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Key;
 
 constexpr int64_t kSteps = 7;  // 4 and 3
 
@@ -107,6 +110,21 @@ TEST_F(RunFolderTest, ADamagedNewestCheckpointFallsBackAndTheMetricsFollow) {
   EXPECT_EQ(resumed.step, kSteps);
   EXPECT_EQ(Digests(run), expected);
   EXPECT_EQ(Computed(run), computed);
+}
+
+TEST_F(RunFolderTest, TheDigestsThatWereAskedForAreInTheLinesOfTheirSteps) {
+  const std::string run = folder_.File("run");
+  ASSERT_OK(Train(run, false, {"debug.parameter_digest_every_steps=2"}));
+  std::map<int64_t, std::string> of_steps, of_checkpoints;
+  std::ifstream file(run + "/metrics.jsonl");
+  for (std::string text; std::getline(file, text);) {
+    const nlohmann::json line = nlohmann::json::parse(text);
+    if (!line.contains("parameter_digest")) continue;
+    (line["event"] == "step" ? of_steps : of_checkpoints)[line["step"]] = line["parameter_digest"];
+  }
+  ASSERT_THAT(of_steps, ElementsAre(Key(2), Key(4), Key(6)));
+  EXPECT_EQ(of_steps[4], of_checkpoints[4]);
+  EXPECT_NE(of_steps[2], of_steps[4]);
 }
 
 TEST_F(RunFolderTest, NoCheckpointThatVerifiesIsExitCodeThree) {
