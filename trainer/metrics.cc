@@ -155,13 +155,15 @@ absl::Status MetricsFile::WriteLine(const std::string& line) {
 }
 
 absl::Status MetricsFile::WriteStart(int64_t step, const std::string& recipe_digest,
-                                     int64_t parameters, double seconds_since_process_start) {
-  return WriteLine(Json({{"event", "start"},
-                         {"step", step},
-                         {"recipe_digest", recipe_digest},
-                         {"parameters", parameters},
-                         {"seconds_since_process_start", seconds_since_process_start}})
-                       .dump());
+                                     int64_t parameters, double seconds_since_process_start,
+                                     const std::string& parameter_digest) {
+  Json line = {{"event", "start"},
+               {"step", step},
+               {"recipe_digest", recipe_digest},
+               {"parameters", parameters},
+               {"seconds_since_process_start", seconds_since_process_start}};
+  if (!parameter_digest.empty()) line["parameter_digest"] = parameter_digest;
+  return WriteLine(line.dump());
 }
 
 absl::Status MetricsFile::WriteStep(const StepMetrics& metrics) {

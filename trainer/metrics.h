@@ -1,6 +1,8 @@
 // Metrics of a run: RUN/metrics.jsonl, one JSON object a line with "event" and "step", and the
 // lines of the console. "event" is
-//   start       recipe_digest, parameters, seconds_since_process_start
+//   start       recipe_digest, parameters, seconds_since_process_start; where the run is resumed,
+//               parameter_digest of what it goes on from: of a run that was killed between a
+//               checkpoint and its line, nothing else tells that
 //   step        the fields of StepMetrics; a number that is not finite is null. parameter_digest
 //               where debug.parameter_digest_every_steps asks for it. expert_load holds for each
 //               expert layer
@@ -59,8 +61,9 @@ class MetricsFile {
   // killed run is dropped. Unavailable or ResourceExhausted.
   static absl::StatusOr<MetricsFile> Open(const std::string& path, int64_t resumed_step);
 
+  // parameter_digest: empty where the run is not resumed.
   absl::Status WriteStart(int64_t step, const std::string& recipe_digest, int64_t parameters,
-                          double seconds_since_process_start);
+                          double seconds_since_process_start, const std::string& parameter_digest);
   absl::Status WriteStep(const StepMetrics& metrics);
   absl::Status WriteEvaluation(int64_t step, const EvaluationResult& result, double seconds);
   absl::Status WriteCheckpoint(int64_t step, const std::string& folder,

@@ -23,8 +23,10 @@ RunRecord::~RunRecord() {
 }
 
 absl::Status RunRecord::WriteStart(int64_t step, const std::string& recipe_digest,
-                                   int64_t parameters, double seconds_since_process_start) {
-  return metrics_.WriteStart(step, recipe_digest, parameters, seconds_since_process_start);
+                                   int64_t parameters, double seconds_since_process_start,
+                                   const std::string& parameter_digest) {
+  return metrics_.WriteStart(step, recipe_digest, parameters, seconds_since_process_start,
+                             parameter_digest);
 }
 
 absl::Status RunRecord::WriteStep(const StepMetrics& metrics) {

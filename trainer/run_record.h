@@ -27,7 +27,7 @@ class RunRecord {
 
   // As of MetricsFile.
   absl::Status WriteStart(int64_t step, const std::string& recipe_digest, int64_t parameters,
-                          double seconds_since_process_start);
+                          double seconds_since_process_start, const std::string& parameter_digest);
   absl::Status WriteStep(const StepMetrics& metrics);
   absl::Status WriteEvaluation(int64_t step, const EvaluationResult& result, double seconds);
   absl::Status WriteCheckpoint(int64_t step, const std::string& folder,

@@ -121,6 +121,7 @@ struct Trainer::State {
   int64_t skipped_steps = 0;
   int64_t saved_step = -1;
   bool is_resumed = false;
+  std::string resumed_digest;  // of the parameters; empty where the run is not resumed
   double loss = 0;
   std::string checkpoint;
 
@@ -218,6 +219,8 @@ absl::Status Trainer::State::StartOrResume() {
   } else if (is_resumed) {
     PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, Restore(*reader)));
     PLAIT_RETURN_IF_ERROR(runtime.sharder->RefreshComputeValues());
+    PLAIT_ASSIGN_OR_RETURN(resumed_digest,
+                           ParameterDigest(*runtime.mesh, runtime.sharder->sharded()));
   } else {
     PLAIT_RETURN_IF_ERROR(TakeWeights(*reader));
   }
@@ -482,8 +485,8 @@ absl::StatusOr<RunResult> Trainer::Run() {
       "%d parameters, %d rank%s of %d threads, ready %.2f s after the process started",
       run.parameters.total, run.options.world->size(), run.options.world->size() == 1 ? "" : "s",
       run.execution.num_threads(), ready_seconds));
-  PLAIT_RETURN_IF_ERROR(run.record.WriteStart(run.step, RecipeDigest(run.recipe),
-                                              run.parameters.total, ready_seconds));
+  PLAIT_RETURN_IF_ERROR(run.record.WriteStart(
+      run.step, RecipeDigest(run.recipe), run.parameters.total, ready_seconds, run.resumed_digest));
   if (run.step == 0) PLAIT_RETURN_IF_ERROR(run.Evaluate());
 
   RunResult result;

@@ -1,5 +1,6 @@
 """A run on two ranks is killed (SIGKILL of a random rank) at 20 random instants and resumed each time;
-it must end with the parameters of a run that nobody disturbed, bit for bit.
+its parameters after every step, and those it resumes with, must be the ones of a run that nobody
+disturbed, bit for bit.
 
 usage: kill_ranks_slow_test.py   (PLAIT: the executable; KILLS, SEED: numbers, default 20 and 1)
 """
@@ -37,7 +38,9 @@ stages {
   schedule { learning_rate_peak: 3e-3 warmup_steps: 4 }
 }
 trainer { checkpoint_every_steps: 20 checkpoints_to_keep: 2 log_every_steps: 1000 }
+debug { parameter_digest_every_steps: 1 }
 """
+STEPS = 200
 
 
 def start(recipe, output):
@@ -69,19 +72,21 @@ def ranks_of(process):
     return sorted(found)
 
 
-def last_digest(output):
-    digest = None
+def digests(output):
+    """(step, event, digest of the parameters) of every line of the metrics that has one."""
     with open(os.path.join(output, "metrics.jsonl"), encoding="utf-8") as file:
-        for line in file:
-            digest = json.loads(line).get("parameter_digest") or digest
-    return digest
+        lines = [json.loads(line) for line in file]
+    return [(line["step"], line["event"], line["parameter_digest"]) for line in lines if "parameter_digest" in line]
 
 
 def finish(recipe, output):
     process = start(recipe, output)
     if process.wait(timeout=300) != 0:
         sys.exit(f"the run into {output} ended with {process.returncode}")
-    return last_digest(output)
+    found = digests(output)
+    if not found or found[-1][0] != STEPS:
+        sys.exit(f"the run into {output} tells no parameters of step {STEPS}: it ends with {found[-1:]}")
+    return found
 
 
 def main():
@@ -99,9 +104,9 @@ def main():
             file.write(RECIPE.replace("DATA", data))
 
         begun = time.monotonic()
-        expected = finish(recipe, os.path.join(folder, "undisturbed"))
+        expected = {step: digest for step, _, digest in finish(recipe, os.path.join(folder, "undisturbed"))}
         seconds = time.monotonic() - begun
-        print(f"undisturbed: {seconds:.1f} s, parameters {expected}", flush=True)
+        print(f"undisturbed: {seconds:.1f} s, parameters {expected[STEPS]}", flush=True)
 
         kills, runs = 0, 0
         while kills < KILLS:
@@ -126,11 +131,13 @@ def main():
                     continue
                 kills += 1
                 print(f"kill {kills}: ended {time.monotonic() - killed:.1f} s later, exit {code}", flush=True)
-            found = finish(recipe, output)
-            if found != expected:
-                sys.exit(f"after {kills} kills: parameters {found}, undisturbed {expected}")
+            for step, event, found in finish(recipe, output):
+                if found != expected[step]:
+                    sys.exit(f"after {kills} kills: {event} line of step {step}: parameters {found}, "
+                             f"undisturbed {expected[step]}")
             runs += 1
-        print(f"{kills} kills in {runs} runs, seed {SEED}: every run ended with {expected}")
+        print(f"{kills} kills in {runs} runs, seed {SEED}: every step's parameters are the undisturbed ones, "
+              f"at the end {expected[STEPS]}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/durable_file.h"
 #include "base/exit_code.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "tests/support/status_matchers.h"
@@ -62,6 +63,16 @@ std::vector<std::string> Computed(const std::string& run) {
   return lines;
 }
 
+// The last digest of the parameters that the metrics tell.
+std::string LastParameterDigest(const std::string& run) {
+  std::string digest;
+  std::ifstream file(run + "/metrics.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    digest = nlohmann::json::parse(line).value("parameter_digest", digest);
+  }
+  return digest;
+}
+
 class ResumeTest : public ::testing::TestWithParam<const char*> {
  protected:
   TemporaryFolder folder_;
@@ -110,6 +121,18 @@ TEST_F(RunFolderTest, ADamagedNewestCheckpointFallsBackAndTheMetricsFollow) {
   EXPECT_EQ(resumed.step, kSteps);
   EXPECT_EQ(Digests(run), expected);
   EXPECT_EQ(Computed(run), computed);
+}
+
+TEST_F(RunFolderTest, KilledBetweenACheckpointAndItsLineTheMetricsStillTellItsParameters) {
+  const std::string run = folder_.File("run");
+  ASSERT_OK(Train(run, false, {}));
+  const std::string expected = LastParameterDigest(run);
+  ASSERT_OK_AND_ASSIGN(std::string lines, ReadWholeFile(run + "/metrics.jsonl", 1 << 24));
+  lines.resize(lines.rfind("{\"event\":\"checkpoint\""));
+  ASSERT_OK(WriteFileDurably(run + "/metrics.jsonl", lines));
+  ASSERT_NE(LastParameterDigest(run), expected);
+  ASSERT_OK(Train(run, true, {}));
+  EXPECT_EQ(LastParameterDigest(run), expected);
 }
 
 TEST_F(RunFolderTest, TheDigestsThatWereAskedForAreInTheLinesOfTheirSteps) {

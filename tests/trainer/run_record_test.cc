@@ -29,7 +29,7 @@ StepMetrics SomeStep(int64_t step) {
 TEST(RunRecordTest, EveryNumberGoesToBothFiles) {
   const TemporaryFolder folder;
   ASSERT_OK_AND_ASSIGN(RunRecord record, RunRecord::Open(folder.path(), 0, 10));
-  ASSERT_OK(record.WriteStart(0, "digest", 7, 0.5));
+  ASSERT_OK(record.WriteStart(0, "digest", 7, 0.5, ""));
   ASSERT_OK(record.WriteStep(SomeStep(1)));
   ASSERT_OK(record.WriteEvaluation(1, {.loss = 1.5, .bits_per_byte = 0.75}, 0.5));
   ASSERT_OK(record.WriteCheckpoint(1, "step-00000001", "digest", 0.5));
