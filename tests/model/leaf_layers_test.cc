@@ -6,6 +6,7 @@
 #include "model/token_log_probability_head.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/layer_under_test.h"
+#include "tests/support/single_rank_mesh.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
 #include "tests/support/tiny_model.h"
@@ -91,7 +92,7 @@ TEST(PreNormTest, BackwardMatchesFiniteDifferences) {
 TEST(TokenEmbeddingTest, BackwardMatchesFiniteDifferences) {
   Execution execution;
   ModelShape shape = TinyJamba();
-  TokenEmbedding embedding(shape, DType::kF64);
+  TokenEmbedding embedding(shape, DType::kF64, SingleRankMesh());
   GiveRandomValues({&embedding.weight()}, 5);
   const Tensor tokens = Tensor::FromValues<int32_t>({5}, {3, -1, 7, 3, 18});
   const Tensor dy = UniformTensor({5, 8}, 2);
@@ -112,7 +113,7 @@ TEST(TokenLogProbabilityHeadTest, BothWaysInMatchFiniteDifferences) {
                    .dtype = DType::kF64,
                    .value = UniformTensor({7, 3}, 1),
                    .gradient = Tensor::OnHost(DType::kF64, {7, 3})};
-  TokenLogProbabilityHead head(weight);
+  TokenLogProbabilityHead head(weight, SingleRankMesh());
   Tensor x = UniformTensor({300, 3}, 2);
   Tensor targets = Tensor::OnHost(DType::kI32, {300});
   for (int32_t t = 0; t < 300; ++t) targets.data<int32_t>()[t] = (t * 5) % 7;
