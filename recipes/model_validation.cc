@@ -199,11 +199,33 @@ void CheckAxes(const recipe::v1::Recipe& recipe, ProblemList& problems) {
   } else if (recipe.parallel().expert() > 1) {
     problems.Add("parallel.expert", recipe.parallel().expert(), "needs model.experts");
   }
-  divides("pipeline", recipe.parallel().pipeline(), "layers", model.layers());
-  if (recipe.parallel().pipeline() > 1 && model.tied_embeddings()) {
+}
+
+void CheckPipeline(const recipe::v1::Recipe& recipe, ProblemList& problems) {
+  const Model& model = recipe.model();
+  const int64_t stages = recipe.parallel().pipeline(), chunks = recipe.parallel().pipeline_chunks();
+  if (stages <= 1) {
+    if (chunks > 1) {
+      problems.Add("parallel.pipeline_chunks", chunks,
+                   "needs parallel.pipeline of at least 2; with one stage there is nothing to "
+                   "interleave");
+    }
+    return;
+  }
+  const std::string stages_text = absl::StrCat("parallel.pipeline = ", stages);
+  if (model.tied_embeddings()) {
     problems.Add("model.tied_embeddings", "true",
-                 absl::StrCat("is not built for parallel.pipeline = ", recipe.parallel().pipeline(),
-                              "; untie them or use one stage"));
+                 absl::StrCat("is not built for ", stages_text, "; untie them or use one stage"));
+  }
+  const int64_t blocks = 2 * std::clamp<int64_t>(model.layers(), 0, kMaxLayers);
+  if (model.layers() < 1) return;
+  const std::string rule = absl::StrCat(" blocks of model.layers = ", model.layers());
+  if (stages > blocks) {
+    problems.Add("parallel.pipeline", stages,
+                 absl::StrCat("is more stages than the ", blocks, rule));
+  } else if (chunks > blocks / stages) {
+    problems.Add("parallel.pipeline_chunks", chunks,
+                 absl::StrCat("with ", stages_text, " is more parts than the ", blocks, rule));
   }
 }
 
@@ -228,6 +250,7 @@ void CheckModel(const recipe::v1::Recipe& recipe, ProblemList& problems) {
   CheckExperts(model, has_experts || !layers.ok(), problems);
   CheckActivationLoss(model, problems);
   CheckAxes(recipe, problems);
+  CheckPipeline(recipe, problems);
 }
 
 }  // namespace plait

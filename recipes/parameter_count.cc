@@ -20,12 +20,15 @@ class ParameterLister {
     Add("model.embed_tokens.weight", {model_.vocabulary(), width_}, ParameterRole::kEmbedding);
     for (size_t i = 0; i < layers.size(); ++i) {
       prefix_ = absl::StrCat("model.layers.", i, ".");
+      ++block_;
       Add("input_layernorm.weight", {width_});
       layers[i].mixer == MixerKind::kAttention ? AddAttention() : AddMamba();
+      ++block_;
       Add(llama_ ? "post_attention_layernorm.weight" : "pre_ff_layernorm.weight", {width_});
       layers[i].feed_forward == FeedForwardKind::kDense ? AddDense() : AddExperts();
     }
     prefix_.clear();
+    ++block_;
     Add(llama_ ? "model.norm.weight" : "model.final_layernorm.weight", {width_});
     if (!model_.tied_embeddings()) {
       Add("lm_head.weight", {model_.vocabulary(), width_}, ParameterRole::kMatmul);
@@ -84,17 +87,29 @@ class ParameterLister {
   }
   void Add(const std::string& name, const Shape& shape,
            ParameterRole role = ParameterRole::kOther) {
-    parameters_.push_back({prefix_ + name, shape, role});
+    parameters_.push_back({prefix_ + name, shape, role, block_});
   }
 
   const Model& model_;
   const bool llama_;
   const int64_t width_;
   std::string prefix_;
+  int64_t block_ = -1;
   std::vector<LogicalParameter> parameters_;
 };
 
 }  // namespace
+
+int64_t LogicalParameter::MatmulElementsPerToken(int64_t experts_per_token) const {
+  switch (role) {
+    case ParameterRole::kMatmul:
+      return shape.num_elements();
+    case ParameterRole::kExpertMatmul:
+      return shape.num_elements() / shape[0] * experts_per_token;
+    default:
+      return 0;
+  }
+}
 
 absl::StatusOr<std::vector<LogicalParameter>> LogicalParameters(const Model& model) {
   const Model resolved = ResolvedModel(model);

@@ -33,6 +33,12 @@ struct LogicalParameter {
   std::string name;
   Shape shape;
   ParameterRole role = ParameterRole::kOther;
+  // Half layers counted from 0; -1: the embedding; one past the last: final norm and head.
+  int64_t block = -1;
+
+  // Elements that a token is multiplied by; 0 where the role is no matmul's. experts_per_token: of
+  // the model. A tied embedding counts as no matmul here: the head has no parameter of its own.
+  int64_t MatmulElementsPerToken(int64_t experts_per_token) const;
 };
 
 // In the order of the forward pass. Names and shapes are the checkpoint's; experts are fused:

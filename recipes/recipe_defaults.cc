@@ -63,6 +63,7 @@ void ResolveParallel(Parallel* parallel) {
   PLAIT_DEFAULT(parallel, context, 1);
   PLAIT_DEFAULT(parallel, tensor, 1);
   PLAIT_DEFAULT(parallel, pipeline, 1);
+  PLAIT_DEFAULT(parallel, pipeline_chunks, 1);
   PLAIT_DEFAULT(parallel, expert, 1);
   PLAIT_DEFAULT(parallel, reduction, Parallel::DEFAULT);
   PLAIT_DEFAULT(parallel, gradient_wire_dtype, Parallel::F32);

@@ -57,6 +57,7 @@ int64_t CheckMesh(const recipe::v1::Parallel& parallel, int64_t world_size, Prob
   check("context", parallel.context());
   check("tensor", parallel.tensor());
   check("pipeline", parallel.pipeline());
+  check("pipeline_chunks", parallel.pipeline_chunks());
   check("expert", parallel.expert());
   if (parallel.has_expert_wave_tokens()) {
     problems.Between("parallel.expert_wave_tokens", parallel.expert_wave_tokens(), 1,

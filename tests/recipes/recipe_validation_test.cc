@@ -269,8 +269,25 @@ INSTANTIATE_TEST_SUITE_P(
                   "recipe parallel.tensor = 3 does not divide model.hidden_dim = 100", 3},
         BadRecipe{kHybrid, "parallel.tensor=4",
                   "recipe parallel.tensor = 4 does not divide model.attention.kv_heads = 2", 4},
+        BadRecipe{kHybrid, "parallel.pipeline=9",
+                  "recipe parallel.pipeline = 9 is more stages than the 8 blocks of model.layers = "
+                  "4",
+                  9},
+        BadRecipe{kHybrid, "parallel.pipeline=4 parallel.pipeline_chunks=3",
+                  "recipe parallel.pipeline_chunks = 3 with parallel.pipeline = 4 is more parts "
+                  "than the 8 blocks of model.layers = 4",
+                  4},
+        BadRecipe{kHybrid, "parallel.pipeline_chunks=2",
+                  "recipe parallel.pipeline_chunks = 2 needs parallel.pipeline of at least 2; with "
+                  "one stage there is nothing to interleave"},
+        BadRecipe{kHybrid, "parallel.pipeline=0",
+                  "recipe parallel.pipeline = 0 must be at least 1"},
+        BadRecipe{kHybrid, "parallel.pipeline_chunks=0",
+                  "recipe parallel.pipeline_chunks = 0 must be at least 1"},
         BadRecipe{kHybrid, "parallel.pipeline=3",
-                  "recipe parallel.pipeline = 3 does not divide model.layers = 4", 3},
+                  "recipe parallel = pipeline 3 x replicate 1 x shard unset x context 1 x tensor 1 "
+                  "does not make a world of 4 ranks",
+                  4},
         BadRecipe{kHybrid, "parallel.pipeline=2 model.tied_embeddings=true",
                   "recipe model.tied_embeddings = true is not built for parallel.pipeline = 2; "
                   "untie them or use one stage",
@@ -376,6 +393,33 @@ TEST(RecipeValidationTest, AMeshThatFitsIsAccepted) {
     ASSERT_OK(ApplyOverride(assignment, recipe));
   }
   EXPECT_THAT(Lines(recipe, 16), IsEmpty());
+}
+
+TEST(RecipeValidationTest, AnyNumberOfStagesUpToTheBlocksIsAccepted) {
+  for (const auto& [stages, chunks] : {std::pair(2, 1), {3, 1}, {8, 1}, {2, 4}, {3, 2}, {4, 2}}) {
+    Recipe recipe = Parsed(kHybrid);
+    recipe.mutable_parallel()->set_pipeline(stages);
+    recipe.mutable_parallel()->set_pipeline_chunks(chunks);
+    EXPECT_THAT(Lines(recipe, stages), IsEmpty()) << stages << " x " << chunks;
+    EXPECT_THAT(Lines(recipe, kAnyWorldSize), IsEmpty()) << stages << " x " << chunks;
+  }
+}
+
+TEST(RecipeValidationTest, EveryProblemOfThePipelineIsReportedAtOnce) {
+  Recipe recipe = Parsed(kHybrid);
+  for (const char* assignment : {"model.tied_embeddings=true", "parallel.pipeline=4",
+                                 "parallel.pipeline_chunks=3", "parallel.tensor=4"}) {
+    ASSERT_OK(ApplyOverride(assignment, recipe));
+  }
+  EXPECT_THAT(
+      Lines(recipe, 6),
+      ElementsAre("recipe parallel.tensor = 4 does not divide model.attention.kv_heads = 2",
+                  "recipe model.tied_embeddings = true is not built for parallel.pipeline = 4; "
+                  "untie them or use one stage",
+                  "recipe parallel.pipeline_chunks = 3 with parallel.pipeline = 4 is more parts "
+                  "than the 8 blocks of model.layers = 4",
+                  "recipe parallel = pipeline 4 x replicate 1 x shard unset x context 1 x tensor 4 "
+                  "does not make a world of 6 ranks"));
 }
 
 TEST(RecipeValidationTest, AModelAloneIsEnoughWhereNothingIsTrained) {
