@@ -45,6 +45,8 @@ struct ExpertActivations {
   int64_t waves = 0;
   int64_t recomputed_waves = 0;  // because of overload
 
+  // other: of as many experts.
+  void Merge(const ExpertActivations& other);
   // Tokens of the most chosen expert over the mean of all; 0 without tokens.
   double largest_expert_load() const;
 };
@@ -53,36 +55,52 @@ struct ActivationWatch {
   std::vector<BlockActivations> blocks;
   std::vector<ExpertActivations> experts;
 
+  // other: of the same blocks, or this watch is empty.
   void Merge(const ActivationWatch& other);
 };
+
+// Sums over this rank's real rows of a microbatch, and over its blocks in their order: what the
+// losses are made of. The parts of a pipeline hand them on, each adding its blocks'.
+struct AuxiliarySums {
+  double output_square_sum = 0;     // of the outputs of all blocks
+  double residual_square_sum = 0;   // of the stream after every block, where it has a loss
+  double expert_square_sum = 0;     // of the chosen experts' outputs
+  double z = 0;                     // of the squares of log_sum_exp
+  std::vector<double> choices;      // [experts]: how often each was chosen
+  std::vector<double> probability;  // [experts]
+
+  static AuxiliarySums Zero(const ModelShape& shape);
+};
+
+// One block of a microbatch, as the losses see it. The norm of the next block measures its output
+// and the stream after it: at the end of a part that is another part's.
+struct BlockObservation {
+  int64_t block = 0;                            // of the model
+  const RowStatisticsPair* output = nullptr;    // of the block's output, [rows]; nullptr: elsewhere
+  const RowStatisticsPair* residual = nullptr;  // of the stream after the block; likewise
+  const Routing* routing = nullptr;             // nullptr: no experts, or observed elsewhere
+};
+
+// Adds to `sums` and to the watch, which has an entry for every block and expert layer of the
+// model.
+void Observe(const ModelShape& shape, const SequenceLayout& layout,
+             const std::vector<BlockObservation>& blocks, AuxiliarySums& sums,
+             ActivationWatch& watch);
 
 // Shares of the step's losses that come from this rank's rows of one microbatch.
 struct AuxiliaryLosses {
   double balance = 0;
   double z = 0;
   double activation = 0;
-  ActivationWatch watch;
-  std::vector<BlockLossFactors> factors;  // per block, for the backward
+  std::vector<BlockLossFactors> factors;  // per block of the model, for the backward
   double final_residual_factor = 0;  // of the activation loss on the stream after the last block
 };
 
-// One block of a microbatch, as the losses see it.
-struct BlockObservation {
-  std::string name;
-  const RowStatisticsPair* output = nullptr;  // of the block's output, [rows]
-  const RowStatisticsPair* residual =
-      nullptr;                       // of the stream after the block; nullptr: not observed
-  const Routing* routing = nullptr;  // nullptr: no experts
-};
-
-// [experts]: how often each expert was chosen by this rank's real tokens, over all expert layers.
-std::vector<double> ExpertChoices(const ModelShape& shape, const SequenceLayout& layout,
-                                  const std::vector<BlockObservation>& blocks);
-
-// choices: ExpertChoices summed over the ranks that the microbatch is divided over; read only where
-// the shape has a balance loss. The losses are what this rank's rows contribute.
+// sums: over all blocks, for the losses; the factors do not depend on them. choices: those of the
+// sums over all blocks, summed over the ranks that the microbatch is divided over; read only where
+// the shape has a balance loss.
 AuxiliaryLosses ComputeAuxiliaryLosses(const ModelShape& shape, const SequenceLayout& layout,
-                                       const std::vector<BlockObservation>& blocks,
+                                       const AuxiliarySums& sums,
                                        const std::vector<double>& choices,
                                        const StepCounts& counts);
 

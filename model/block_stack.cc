@@ -13,13 +13,15 @@ absl::Status BlockStack::Forward(Execution& execution, ParameterSharder& sharder
     saved->blocks.resize(blocks_.size());
     saved->inputs.resize(blocks_.size());
     saved->routings.resize(blocks_.size());
-    saved->output_statistics.resize(blocks_.size());
+    saved->delta_statistics.resize(blocks_.size());
   }
   for (int i = 0; i < size(); ++i) {
     PLAIT_RETURN_IF_ERROR(sharder.Unshard(execution, first_unit_ + i));
-    PLAIT_RETURN_IF_ERROR(sharder.Prefetch(execution, first_unit_ + i + 1));
+    if (first_unit_ + i + 1 < end_unit_) {
+      PLAIT_RETURN_IF_ERROR(sharder.Prefetch(execution, first_unit_ + i + 1));
+    }
     BlockForwardContext context{.layout = &layout};
-    if (saved != nullptr && i > 0) context.delta_statistics = &saved->output_statistics[i - 1];
+    if (saved != nullptr) context.delta_statistics = &saved->delta_statistics[i];
     if (caches != nullptr) context.cache = &(*caches)[i];
     std::unique_ptr<Block::Saved> block_saved;
     PLAIT_RETURN_IF_ERROR(
@@ -38,7 +40,7 @@ absl::Status BlockStack::Forward(Execution& execution, ParameterSharder& sharder
 
 absl::StatusOr<Tensor> BlockStack::Backward(Execution& execution, ParameterSharder& sharder,
                                             const SequenceLayout& layout,
-                                            const std::vector<BlockLossFactors>& factors,
+                                            std::span<const BlockLossFactors> factors,
                                             Tensor gradient, Saved& saved) {
   for (int i = size() - 1; i >= 0; --i) {
     PLAIT_RETURN_IF_ERROR(sharder.Unshard(execution, first_unit_ + i));

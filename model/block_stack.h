@@ -1,9 +1,10 @@
-// BlockStack: the loop over blocks. Forward gathers a block's parameters, asks for the next ones,
-// runs, releases; backward does the same in reverse, runs a block's forward again where it was not
-// kept, and starts the reduction of its gradients.
+// BlockStack: the loop over neighbouring blocks of a model. Forward gathers a block's parameters,
+// asks for the next ones, runs, releases; backward does the same in reverse, runs a block's forward
+// again where it was not kept, and starts the reduction of its gradients.
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,14 +23,18 @@ class BlockStack {
     std::vector<std::unique_ptr<Block::Saved>> blocks;  // nullptr: to be recomputed
     std::vector<Tensor> inputs;                         // residual sums, where recomputed
     std::vector<Routing> routings;                      // of expert blocks; kept in any case
-    std::vector<RowStatisticsPair>
-        output_statistics;  // per block; the last is filled by the final norm
+    // Per block, of the delta that it added to the stream: the output of the block before. Absent
+    // for the first block of the model.
+    std::vector<RowStatisticsPair> delta_statistics;
   };
 
-  // first_unit: index in the sharder of the first block's unit; the others follow.
-  BlockStack(std::vector<std::unique_ptr<Block>> blocks, int first_unit,
-             Recomputation recomputation)
-      : blocks_(std::move(blocks)), first_unit_(first_unit), recomputation_(recomputation) {}
+  // blocks: outlive the stack. first_unit: index in the sharder of the first block's unit; the
+  // others follow. end_unit: up to where a forward pass asks for units in advance.
+  BlockStack(std::vector<Block*> blocks, int first_unit, int end_unit, Recomputation recomputation)
+      : blocks_(std::move(blocks)),
+        first_unit_(first_unit),
+        end_unit_(end_unit),
+        recomputation_(recomputation) {}
 
   int size() const { return static_cast<int>(blocks_.size()); }
   Block& block(int i) const { return *blocks_[i]; }
@@ -43,15 +48,20 @@ class BlockStack {
   // the stream before the first; frees each block's state as it goes.
   absl::StatusOr<Tensor> Backward(Execution& execution, ParameterSharder& sharder,
                                   const SequenceLayout& layout,
-                                  const std::vector<BlockLossFactors>& factors, Tensor gradient,
+                                  std::span<const BlockLossFactors> factors, Tensor gradient,
                                   Saved& saved);
 
   // The routing of block i in `saved`; nullptr if it has none.
   const Routing* routing(const Saved& saved, int i) const;
+  // The stream as block i found it, [rows, model_dim].
+  const Tensor& residual_sum(const Saved& saved, int i) const {
+    return saved.blocks[i] != nullptr ? saved.blocks[i]->residual_sum : saved.inputs[i];
+  }
 
  private:
-  std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<Block*> blocks_;
   int first_unit_;
+  int end_unit_;
   Recomputation recomputation_;
 };
 

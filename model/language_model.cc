@@ -68,43 +68,13 @@ double SegmentLoss(const Microbatch& microbatch, const Tensor& log_probability,
 
 }  // namespace
 
-absl::StatusOr<Microbatch> Microbatch::Create(const Tensor& tokens, const Tensor& targets,
-                                              const Tensor& token_weight,
-                                              const Tensor& document_offsets, DType dtype,
-                                              const TokenPart& part) {
-  const int64_t count = tokens.num_elements();
-  if (targets.num_elements() != count || token_weight.num_elements() != count) {
-    return absl::InvalidArgumentError(absl::StrCat("microbatch: ", count, " tokens, but ",
-                                                   targets.num_elements(), " targets and ",
-                                                   token_weight.num_elements(), " weights"));
-  }
-  Microbatch microbatch;
-  PLAIT_ASSIGN_OR_RETURN(microbatch.layout, SequenceLayout::Create(tokens, document_offsets,
-                                                                   StatisticsDType(dtype), part));
-  const int64_t begin = microbatch.layout.segment_begin, end = begin + microbatch.layout.tokens;
-  Tensor all_targets = targets.Clone();
-  for (int64_t t = 0; t < count; ++t) {
-    int32_t& target = all_targets.data<int32_t>()[t];
-    if (target >= 0) continue;
-    if (At(token_weight, t) != 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("microbatch: token ", t, " has a weight but no target"));
-    }
-    target = 0;  // never counted; any id of the vocabulary will do
-  }
-  microbatch.tokens = tokens.Slice(begin, end);
-  microbatch.targets = all_targets.Slice(begin, end);
-  microbatch.token_weight = token_weight.Slice(begin, end);
-  return microbatch;
-}
-
 LanguageModel::LanguageModel(const ModelShape& shape, DType dtype, Recomputation recomputation,
-                             const DeviceMesh& mesh)
+                             const DeviceMesh& mesh, std::vector<BlockRange> parts)
     : mesh_(mesh),
       shape_(shape),
       dtype_(dtype),
       embedding_(shape, dtype, mesh),
-      stack_(MakeBlocks(shape, dtype, mesh), /*first_unit=*/1, recomputation),
+      blocks_(MakeBlocks(shape, dtype, mesh)),
       final_norm_(shape.family == ModelFamily::kLlama ? "model.norm" : "model.final_layernorm",
                   shape.model_dim, shape.rms_norm_epsilon, dtype),
       head_(head_weight(), mesh) {
@@ -115,12 +85,29 @@ LanguageModel::LanguageModel(const ModelShape& shape, DType dtype, Recomputation
     Cut(lm_head_.parameter, /*dim=*/0, /*segments=*/1, mesh.coordinate(MeshAxis::kTensor),
         mesh.size(MeshAxis::kTensor));
   }
+  const int64_t stages = mesh.size(MeshAxis::kPipeline);
+  if (parts.empty()) parts = {{0, shape.num_blocks()}};
+  const auto num_parts = static_cast<int64_t>(parts.size());
+  PLAIT_CHECK(num_parts % stages == 0 && parts.back().end == shape.num_blocks());
+  for (int64_t p = mesh.coordinate(MeshAxis::kPipeline); p < num_parts; p += stages) {
+    const bool is_last = p + 1 == num_parts;
+    std::vector<Block*> own;
+    for (int64_t i = parts[p].begin; i < parts[p].end; ++i) own.push_back(blocks_[i].get());
+    const auto first_unit = static_cast<int>(parts[p].begin) + 1;
+    const auto end_unit = static_cast<int>(parts[p].end) + (is_last ? 2 : 1);
+    parts_.push_back({.stack = BlockStack(std::move(own), first_unit, end_unit, recomputation),
+                      .first_block = parts[p].begin,
+                      .is_first = p == 0,
+                      .is_last = is_last});
+  }
 }
 
 std::unique_ptr<LanguageModel> LanguageModel::Create(const ModelShape& shape, DType dtype,
                                                      Recomputation recomputation,
-                                                     const DeviceMesh& mesh) {
-  return std::unique_ptr<LanguageModel>(new LanguageModel(shape, dtype, recomputation, mesh));
+                                                     const DeviceMesh& mesh,
+                                                     std::vector<BlockRange> parts) {
+  return std::unique_ptr<LanguageModel>(
+      new LanguageModel(shape, dtype, recomputation, mesh, std::move(parts)));
 }
 
 Parameter& LanguageModel::head_weight() {
@@ -128,21 +115,26 @@ Parameter& LanguageModel::head_weight() {
 }
 
 std::vector<ParameterUnit> LanguageModel::Units() {
+  std::vector<bool> is_own(blocks_.size(), false);
+  for (const Part& part : parts_) {
+    std::fill_n(is_own.begin() + part.first_block, part.stack.size(), true);
+  }
   std::vector<ParameterUnit> units;
   // A tied embedding's gradient begins in the head and ends in the look-up.
   units.push_back({.name = "embedding",
                    .parameters = {&embedding_.weight().parameter},
-                   .held = shape_.tied_embeddings});
-  for (int i = 0; i < stack_.size(); ++i) {
-    ParameterUnit unit{stack_.block(i).name(), {}};
-    for (LayerParameter* parameter : stack_.block(i).parameters())
+                   .held = shape_.tied_embeddings,
+                   .is_elsewhere = !parts_.front().is_first});
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    ParameterUnit unit{.name = blocks_[i]->name(), .parameters = {}, .is_elsewhere = !is_own[i]};
+    for (LayerParameter* parameter : blocks_[i]->parameters())
       unit.parameters.push_back(&parameter->parameter);
     units.push_back(std::move(unit));
   }
   std::vector<LayerParameter*> last;
   final_norm_.AppendParameters(last);
   if (!shape_.tied_embeddings) last.push_back(&lm_head_);
-  ParameterUnit head{"head", {}};
+  ParameterUnit head{.name = "head", .parameters = {}, .is_elsewhere = !parts_.back().is_last};
   for (LayerParameter* parameter : last) head.parameters.push_back(&parameter->parameter);
   units.push_back(std::move(head));
   return units;
@@ -151,8 +143,8 @@ std::vector<ParameterUnit> LanguageModel::Units() {
 absl::Status LanguageModel::Initialize(ParameterSharder& sharder, uint64_t seed) {
   std::map<std::string, Initialization> initializations;
   std::vector<LayerParameter*> all = {&embedding_.weight(), &lm_head_};
-  for (int i = 0; i < stack_.size(); ++i) {
-    for (LayerParameter* parameter : stack_.block(i).parameters()) all.push_back(parameter);
+  for (const auto& block : blocks_) {
+    for (LayerParameter* parameter : block->parameters()) all.push_back(parameter);
   }
   final_norm_.AppendParameters(all);
   for (const LayerParameter* parameter : all) {
@@ -166,119 +158,173 @@ absl::Status LanguageModel::Initialize(ParameterSharder& sharder, uint64_t seed)
   return sharder.RefreshComputeValues();
 }
 
-absl::StatusOr<Tensor> LanguageModel::Forward(Execution& execution, ParameterSharder& sharder,
-                                              const Tensor& tokens, const SequenceLayout& layout,
-                                              std::vector<BlockCache>* caches, Saved* saved) {
-  PLAIT_RETURN_IF_ERROR(sharder.Unshard(execution, 0));
-  PLAIT_RETURN_IF_ERROR(sharder.Prefetch(execution, 1));
-  ResidualStream stream;
-  PLAIT_ASSIGN_OR_RETURN(stream.residual, embedding_.Forward(execution, tokens));
-  if (!shape_.tied_embeddings) PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, 0));
-  PLAIT_RETURN_IF_ERROR(stack_.Forward(execution, sharder, layout, caches, stream,
-                                       saved != nullptr ? &saved->stack : nullptr));
-  PLAIT_RETURN_IF_ERROR(sharder.Unshard(execution, head_unit()));
-  RowStatisticsPair* last = saved != nullptr ? &saved->stack.output_statistics.back() : nullptr;
-  PLAIT_ASSIGN_OR_RETURN(Tensor hidden,
-                         final_norm_.Forward(execution, stream, last,
-                                             saved != nullptr ? &saved->inverse_rms : nullptr));
-  if (saved != nullptr) saved->residual_sum = stream.residual;
-  return hidden;
-}
-
-absl::StatusOr<LanguageModel::Saved> LanguageModel::ForwardForLoss(Execution& execution,
-                                                                   ParameterSharder& sharder,
-                                                                   const Microbatch& microbatch,
-                                                                   Tensor* hidden) {
-  Saved saved;
-  PLAIT_ASSIGN_OR_RETURN(*hidden, Forward(execution, sharder, microbatch.tokens, microbatch.layout,
-                                          /*caches=*/nullptr, &saved));
-  if (!shape_.activation_loss_on_residual || shape_.activation_loss_coefficient == 0) return saved;
-  // The stream after block i is the sum that the next norm saw.
-  for (int i = 0; i < stack_.size(); ++i) {
-    const bool last = i + 1 == stack_.size();
-    const Tensor& sum = last ? saved.residual_sum
-                        : saved.stack.blocks[i + 1] != nullptr
-                            ? saved.stack.blocks[i + 1]->residual_sum
-                            : saved.stack.inputs[i + 1];
-    RowStatisticsPair statistics{
-        execution.Empty(StatisticsDType(dtype_), {microbatch.layout.rows}),
-        execution.Empty(StatisticsDType(dtype_), {microbatch.layout.rows})};
-    PLAIT_RETURN_IF_ERROR(
-        RowStatistics(execution, {.x = sum.matrix(),
-                                  .square_sum = statistics.square_sum.vector(),
-                                  .absolute_max = statistics.absolute_max.vector()}));
-    saved.residual_statistics.push_back(std::move(statistics));
+absl::StatusOr<PartActivations> LanguageModel::ForwardPart(
+    Execution& execution, ParameterSharder& sharder, int chunk, const Tensor& tokens,
+    const SequenceLayout& layout, PartActivations input, std::vector<BlockCache>* caches,
+    Saved* saved) {
+  Part& part = parts_[chunk];
+  ResidualStream stream = std::move(input.stream);
+  if (part.is_first) {
+    PLAIT_RETURN_IF_ERROR(sharder.Unshard(execution, 0));
+    PLAIT_RETURN_IF_ERROR(sharder.Prefetch(execution, 1));
+    PLAIT_ASSIGN_OR_RETURN(stream.residual, embedding_.Forward(execution, tokens));
+    if (!shape_.tied_embeddings) PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, 0));
   }
-  return saved;
+  PLAIT_RETURN_IF_ERROR(part.stack.Forward(execution, sharder, layout, caches, stream,
+                                           saved != nullptr ? &saved->stack : nullptr));
+  PartActivations output{.sums = std::move(input.sums)};
+  RowStatisticsPair last_output;
+  if (part.is_last) {
+    PLAIT_RETURN_IF_ERROR(sharder.Unshard(execution, head_unit()));
+    PLAIT_ASSIGN_OR_RETURN(
+        output.hidden,
+        final_norm_.Forward(execution, stream, saved != nullptr ? &last_output : nullptr,
+                            saved != nullptr ? &saved->inverse_rms : nullptr));
+    if (saved != nullptr) saved->residual_sum = stream.residual;
+  } else {
+    output.stream = std::move(stream);
+  }
+  if (saved != nullptr) {
+    saved->sums = std::move(output.sums);
+    PLAIT_RETURN_IF_ERROR(ObservePart(execution, part, layout, last_output, *saved));
+    output.sums = saved->sums;
+  }
+  return output;
 }
 
-absl::StatusOr<AuxiliaryLosses> LanguageModel::Auxiliary(const SequenceLayout& layout,
-                                                         const Saved& saved,
-                                                         const StepCounts& counts) const {
+ActivationWatch LanguageModel::EmptyWatch() const {
+  const auto experts = static_cast<size_t>(shape_.experts);
+  ActivationWatch watch;
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    watch.blocks.push_back({.name = blocks_[i]->name()});
+    if (i % 2 == 0 || shape_.layers[i / 2].feed_forward != FeedForwardKind::kExperts) continue;
+    watch.experts.push_back({.name = blocks_[i]->name(),
+                             .tokens = std::vector<int64_t>(experts),
+                             .square_sum = std::vector<double>(experts),
+                             .absolute_max = std::vector<double>(experts)});
+  }
+  return watch;
+}
+
+absl::StatusOr<RowStatisticsPair> LanguageModel::StatisticsOf(Execution& execution,
+                                                              const Tensor& rows) const {
+  const DType dtype = StatisticsDType(dtype_);
+  RowStatisticsPair statistics{execution.Empty(dtype, {rows.shape()[0]}),
+                               execution.Empty(dtype, {rows.shape()[0]})};
+  PLAIT_RETURN_IF_ERROR(
+      RowStatistics(execution, {.x = rows.matrix(),
+                                .square_sum = statistics.square_sum.vector(),
+                                .absolute_max = statistics.absolute_max.vector()}));
+  return statistics;
+}
+
+// last_output: of the part's last block, measured by the final norm.
+absl::Status LanguageModel::ObservePart(Execution& execution, const Part& part,
+                                        const SequenceLayout& layout,
+                                        const RowStatisticsPair& last_output, Saved& saved) const {
+  const bool residual =
+      shape_.activation_loss_on_residual && shape_.activation_loss_coefficient != 0;
+  const int size = part.stack.size();
+  std::vector<RowStatisticsPair> residuals(static_cast<size_t>(size) + 1);
   std::vector<BlockObservation> blocks;
-  for (int i = 0; i < stack_.size(); ++i) {
-    blocks.push_back(
-        {.name = stack_.block(i).name(),
-         .output = &saved.stack.output_statistics[i],
-         .residual = saved.residual_statistics.empty() ? nullptr : &saved.residual_statistics[i],
-         .routing = stack_.routing(saved.stack, i)});
+  // Block i measured the output of the block before, and the stream after that.
+  for (int i = 0; i <= size; ++i) {
+    const int64_t block = part.first_block + i;
+    const bool is_end = i == size;
+    if (is_end && !part.is_last) break;
+    if (block > 0) {
+      const RowStatisticsPair* output = is_end ? &last_output : &saved.stack.delta_statistics[i];
+      BlockObservation before{.block = block - 1, .output = output};
+      if (residual) {
+        PLAIT_ASSIGN_OR_RETURN(
+            residuals[i],
+            StatisticsOf(execution,
+                         is_end ? saved.residual_sum : part.stack.residual_sum(saved.stack, i)));
+        before.residual = &residuals[i];
+      }
+      blocks.push_back(before);
+    }
+    if (!is_end) {
+      blocks.push_back({.block = block, .routing = part.stack.routing(saved.stack, i)});
+    }
   }
-  std::vector<double> choices = ExpertChoices(shape_, layout, blocks);
+  saved.watch = EmptyWatch();
+  Observe(shape_, layout, blocks, saved.sums, saved.watch);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<double>> LanguageModel::MicrobatchChoices(
+    const AuxiliarySums& sums) const {
+  std::vector<double> choices = sums.choices;
   if (shape_.balance_loss_coefficient > 0 && mesh_.microbatch().size() > 1 && shape_.experts > 0) {
     PLAIT_RETURN_IF_ERROR(AllReduceOnHost(
         mesh_.microbatch(), {choices.data(), DType::kF64, shape_.experts}, ReduceOperation::kSum));
   }
-  return ComputeAuxiliaryLosses(shape_, layout, blocks, choices, counts);
+  return choices;
 }
 
-absl::Status LanguageModel::Backward(Execution& execution, ParameterSharder& sharder,
-                                     const Microbatch& microbatch, const AuxiliaryLosses& auxiliary,
-                                     const Tensor& dhidden, Saved& saved) {
-  Tensor gradient = execution.Empty(dhidden.dtype(), dhidden.shape());
-  PLAIT_RETURN_IF_ERROR(final_norm_.Backward(execution, dhidden.matrix(),
-                                             saved.residual_sum.matrix(),
-                                             saved.inverse_rms.vector(), {}, gradient.matrix()));
-  if (auxiliary.final_residual_factor != 0) {
-    PLAIT_RETURN_IF_ERROR(ScaledAdd(execution, {.a = gradient.matrix(),
-                                                .b = saved.residual_sum.matrix(),
-                                                .scale = 2 * auxiliary.final_residual_factor,
-                                                .row_scale = microbatch.layout.real.vector(),
-                                                .out = gradient.matrix()}));
-  }
-  PLAIT_RETURN_IF_ERROR(sharder.ReduceGradients(execution, head_unit()));
-  PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, head_unit()));
-  PLAIT_ASSIGN_OR_RETURN(gradient,
-                         stack_.Backward(execution, sharder, microbatch.layout, auxiliary.factors,
-                                         std::move(gradient), saved.stack));
-  if (!shape_.tied_embeddings) PLAIT_RETURN_IF_ERROR(sharder.PrepareGradients(execution, 0));
-  PLAIT_RETURN_IF_ERROR(embedding_.Backward(execution, gradient, microbatch.tokens));
-  PLAIT_RETURN_IF_ERROR(sharder.ReduceGradients(execution, 0));
-  return sharder.Reshard(execution, 0);
-}
-
-absl::StatusOr<MicrobatchLosses> LanguageModel::LossAndGradient(Execution& execution,
-                                                                ParameterSharder& sharder,
-                                                                const Microbatch& microbatch,
-                                                                const StepCounts& counts) {
-  Tensor hidden;
-  PLAIT_ASSIGN_OR_RETURN(Saved saved, ForwardForLoss(execution, sharder, microbatch, &hidden));
-  PLAIT_ASSIGN_OR_RETURN(AuxiliaryLosses auxiliary, Auxiliary(microbatch.layout, saved, counts));
-  const Tensor coefficients = LossCoefficients(microbatch, counts, StatisticsDType(dtype_));
+absl::Status LanguageModel::PrepareHead(Execution& execution, ParameterSharder& sharder) {
   if (shape_.tied_embeddings) PLAIT_RETURN_IF_ERROR(sharder.PrepareGradients(execution, 0));
+  PLAIT_RETURN_IF_ERROR(sharder.Unshard(execution, head_unit()));
   PLAIT_RETURN_IF_ERROR(sharder.PrepareGradients(execution, head_unit()));
-  PLAIT_RETURN_IF_ERROR(sharder.Prefetch(execution, head_unit() - 1));
+  return sharder.Prefetch(execution, head_unit() - 1);
+}
+
+absl::StatusOr<LanguageModel::HeadLoss> LanguageModel::HeadLossAndGradient(
+    Execution& execution, const Tensor& hidden, const Microbatch& microbatch,
+    const StepCounts& counts) {
+  const Tensor coefficients = LossCoefficients(microbatch, counts, StatisticsDType(dtype_));
   PLAIT_ASSIGN_OR_RETURN(
       TokenLogProbabilityHead::LossGradient head,
       head_.LossAndGradient(execution, hidden, microbatch.targets, coefficients));
-  hidden = Tensor();
-  PLAIT_RETURN_IF_ERROR(Backward(execution, sharder, microbatch, auxiliary, head.dx, saved));
-  return MicrobatchLosses{
-      .language_model = OwnLanguageModelLoss(microbatch, head.log_probability, counts),
-      .balance = auxiliary.balance,
-      .z = auxiliary.z,
-      .activation = auxiliary.activation,
-      .watch = std::move(auxiliary.watch),
-      .log_probability = std::move(head.log_probability)};
+  return HeadLoss{.language_model = OwnLanguageModelLoss(microbatch, head.log_probability, counts),
+                  .log_probability = std::move(head.log_probability),
+                  .dhidden = std::move(head.dx)};
+}
+
+absl::StatusOr<Tensor> LanguageModel::BackwardPart(Execution& execution, ParameterSharder& sharder,
+                                                   int chunk, const Microbatch& microbatch,
+                                                   const AuxiliaryLosses& auxiliary,
+                                                   Tensor gradient, Saved& saved) {
+  Part& part = parts_[chunk];
+  if (part.is_last) {
+    const Tensor dhidden = std::move(gradient);
+    gradient = execution.Empty(dhidden.dtype(), dhidden.shape());
+    PLAIT_RETURN_IF_ERROR(final_norm_.Backward(execution, dhidden.matrix(),
+                                               saved.residual_sum.matrix(),
+                                               saved.inverse_rms.vector(), {}, gradient.matrix()));
+    if (auxiliary.final_residual_factor != 0) {
+      PLAIT_RETURN_IF_ERROR(ScaledAdd(execution, {.a = gradient.matrix(),
+                                                  .b = saved.residual_sum.matrix(),
+                                                  .scale = 2 * auxiliary.final_residual_factor,
+                                                  .row_scale = microbatch.layout.real.vector(),
+                                                  .out = gradient.matrix()}));
+    }
+    PLAIT_RETURN_IF_ERROR(sharder.ReduceGradients(execution, head_unit()));
+    PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, head_unit()));
+  }
+  const auto factors =
+      std::span(auxiliary.factors)
+          .subspan(static_cast<size_t>(part.first_block), static_cast<size_t>(part.stack.size()));
+  PLAIT_ASSIGN_OR_RETURN(gradient, part.stack.Backward(execution, sharder, microbatch.layout,
+                                                       factors, std::move(gradient), saved.stack));
+  if (!part.is_first) return gradient;
+  if (!shape_.tied_embeddings) PLAIT_RETURN_IF_ERROR(sharder.PrepareGradients(execution, 0));
+  PLAIT_RETURN_IF_ERROR(embedding_.Backward(execution, gradient, microbatch.tokens));
+  PLAIT_RETURN_IF_ERROR(sharder.ReduceGradients(execution, 0));
+  PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, 0));
+  return Tensor();
+}
+
+absl::StatusOr<Tensor> LanguageModel::HeadLogProbabilities(Execution& execution,
+                                                           ParameterSharder& sharder,
+                                                           const Tensor& hidden,
+                                                           const Microbatch& microbatch) {
+  PLAIT_ASSIGN_OR_RETURN(Tensor log_probability,
+                         head_.LogProbabilities(execution, hidden, microbatch.targets));
+  PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, head_unit()));
+  if (shape_.tied_embeddings) PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, 0));
+  return log_probability;
 }
 
 // Tensor ranks know the same log-probabilities: the first of them counts.
@@ -289,40 +335,73 @@ double LanguageModel::OwnLanguageModelLoss(const Microbatch& microbatch,
   return SegmentLoss(microbatch, log_probability, counts);
 }
 
-// Where no backward follows.
-absl::Status LanguageModel::ReshardAfterForward(Execution& execution, ParameterSharder& sharder) {
-  PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, head_unit()));
-  return sharder.Reshard(execution, 0);
+absl::StatusOr<Tensor> LanguageModel::Forward(Execution& execution, ParameterSharder& sharder,
+                                              const Tensor& tokens, const SequenceLayout& layout,
+                                              std::vector<BlockCache>* caches, Saved* saved) {
+  PLAIT_CHECK(parts_.front().is_first && parts_.front().is_last);
+  PLAIT_ASSIGN_OR_RETURN(PartActivations output, ForwardPart(execution, sharder, 0, tokens, layout,
+                                                             Beginning(), caches, saved));
+  return std::move(output.hidden);
+}
+
+absl::StatusOr<AuxiliaryLosses> LanguageModel::Auxiliary(const SequenceLayout& layout,
+                                                         const Saved& saved,
+                                                         const StepCounts& counts) const {
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> choices, MicrobatchChoices(saved.sums));
+  return ComputeAuxiliaryLosses(shape_, layout, saved.sums, choices, counts);
+}
+
+absl::Status LanguageModel::Backward(Execution& execution, ParameterSharder& sharder,
+                                     const Microbatch& microbatch, const AuxiliaryLosses& auxiliary,
+                                     const Tensor& dhidden, Saved& saved) {
+  return BackwardPart(execution, sharder, 0, microbatch, auxiliary, dhidden, saved).status();
+}
+
+absl::StatusOr<MicrobatchLosses> LanguageModel::LossAndGradient(Execution& execution,
+                                                                ParameterSharder& sharder,
+                                                                const Microbatch& microbatch,
+                                                                const StepCounts& counts) {
+  Saved saved;
+  PLAIT_ASSIGN_OR_RETURN(const Tensor hidden, Forward(execution, sharder, microbatch.tokens,
+                                                      microbatch.layout, nullptr, &saved));
+  PLAIT_ASSIGN_OR_RETURN(const AuxiliaryLosses auxiliary,
+                         Auxiliary(microbatch.layout, saved, counts));
+  PLAIT_RETURN_IF_ERROR(PrepareHead(execution, sharder));
+  PLAIT_ASSIGN_OR_RETURN(HeadLoss head, HeadLossAndGradient(execution, hidden, microbatch, counts));
+  PLAIT_RETURN_IF_ERROR(Backward(execution, sharder, microbatch, auxiliary, head.dhidden, saved));
+  return MicrobatchLosses{.language_model = head.language_model,
+                          .balance = auxiliary.balance,
+                          .z = auxiliary.z,
+                          .activation = auxiliary.activation,
+                          .watch = std::move(saved.watch),
+                          .log_probability = std::move(head.log_probability)};
 }
 
 absl::StatusOr<Tensor> LanguageModel::LogProbabilities(Execution& execution,
                                                        ParameterSharder& sharder,
                                                        const Microbatch& microbatch) {
-  PLAIT_ASSIGN_OR_RETURN(const Tensor hidden,
-                         Forward(execution, sharder, microbatch.tokens, microbatch.layout,
-                                 /*caches=*/nullptr, /*saved=*/nullptr));
-  PLAIT_ASSIGN_OR_RETURN(Tensor log_probability,
-                         head_.LogProbabilities(execution, hidden, microbatch.targets));
-  PLAIT_RETURN_IF_ERROR(ReshardAfterForward(execution, sharder));
-  return log_probability;
+  PLAIT_ASSIGN_OR_RETURN(const Tensor hidden, Forward(execution, sharder, microbatch.tokens,
+                                                      microbatch.layout, nullptr, nullptr));
+  return HeadLogProbabilities(execution, sharder, hidden, microbatch);
 }
 
 absl::StatusOr<MicrobatchLosses> LanguageModel::Losses(Execution& execution,
                                                        ParameterSharder& sharder,
                                                        const Microbatch& microbatch,
                                                        const StepCounts& counts) {
-  Tensor hidden;
-  PLAIT_ASSIGN_OR_RETURN(Saved saved, ForwardForLoss(execution, sharder, microbatch, &hidden));
-  PLAIT_ASSIGN_OR_RETURN(AuxiliaryLosses auxiliary, Auxiliary(microbatch.layout, saved, counts));
+  Saved saved;
+  PLAIT_ASSIGN_OR_RETURN(const Tensor hidden, Forward(execution, sharder, microbatch.tokens,
+                                                      microbatch.layout, nullptr, &saved));
+  PLAIT_ASSIGN_OR_RETURN(const AuxiliaryLosses auxiliary,
+                         Auxiliary(microbatch.layout, saved, counts));
   PLAIT_ASSIGN_OR_RETURN(Tensor log_probability,
-                         head_.LogProbabilities(execution, hidden, microbatch.targets));
-  PLAIT_RETURN_IF_ERROR(ReshardAfterForward(execution, sharder));
+                         HeadLogProbabilities(execution, sharder, hidden, microbatch));
   return MicrobatchLosses{
       .language_model = OwnLanguageModelLoss(microbatch, log_probability, counts),
       .balance = auxiliary.balance,
       .z = auxiliary.z,
       .activation = auxiliary.activation,
-      .watch = std::move(auxiliary.watch),
+      .watch = std::move(saved.watch),
       .log_probability = std::move(log_probability)};
 }
 

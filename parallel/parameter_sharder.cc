@@ -84,6 +84,7 @@ absl::Status ParameterSharder::LayOut(Execution&) {
       if (same) parameter->group = MeshGroup::kData;
     }
     sections_.emplace_back();
+    if (unit.is_elsewhere) continue;
     for (SectionLayout& layout : LayOutSections(unit.parameters, parts)) {
       sections_.back().push_back({.layout = std::move(layout)});
     }
@@ -189,6 +190,10 @@ absl::Status ParameterSharder::MakeExchanges() {
 
 void ParameterSharder::MakeShardedParameters() {
   for (size_t u = 0; u < units_.size(); ++u) {
+    if (units_[u].is_elsewhere) {
+      for (const Parameter* parameter : units_[u].parameters) NameParameterElsewhere(*parameter);
+      continue;
+    }
     std::vector<ShardedParameter> unit(units_[u].parameters.size());
     for (Section& section : sections_[u]) {
       const DeviceMesh::Group& ranks = mesh_.group(section.layout.group);
@@ -216,6 +221,17 @@ void ParameterSharder::MakeShardedParameters() {
     }
     std::move(unit.begin(), unit.end(), std::back_inserter(sharded_));
   }
+}
+
+void ParameterSharder::NameParameterElsewhere(const Parameter& parameter) {
+  const Tensor nothing = Tensor::OnHost(StatisticsDType(parameter.dtype), {0});
+  ShardedParameter shard{.name = parameter.name,
+                         .spec = parameter.box.value_or(ShardSpec::Whole(parameter.shape)),
+                         .master = nothing,
+                         .gradient = nothing,
+                         .compute = Tensor::OnHost(parameter.dtype, {0})};
+  shard.spec.elements = {0, 0};
+  sharded_.push_back(std::move(shard));
 }
 
 void ParameterSharder::SetValues(int unit, Section& section) {

@@ -43,6 +43,9 @@ struct ParameterUnit {
   // Its gradients are under way from the head to the embedding (tied embeddings), while those of
   // other units come and go.
   bool held = false;
+  // Of another stage of the pipeline: its parameters are only named here. Every rank lists the same
+  // units, and sharded() the same parameters, of which those hold no elements.
+  bool is_elsewhere = false;
 };
 
 struct SharderOptions {
@@ -126,6 +129,7 @@ class ParameterSharder {
   void AllocateShares(Execution& execution);
   absl::Status MakeExchanges();
   void MakeShardedParameters();
+  void NameParameterElsewhere(const Parameter& parameter);
   void SetValues(int unit, Section& section);
 
   int64_t shares(MeshGroup group) const { return mesh_.group(group).shard->size(); }

@@ -100,6 +100,7 @@ std::vector<CheckedLayout> MakeLayouts() {
   const std::vector<std::string> waves = {"parallel.expert_wave_tokens=5"};
   const std::vector<std::string> recomputed_waves = {waves[0], recomputed[0]};
   const std::vector<std::string> ring = {"parallel.context_attention=RING"};
+  const std::vector<std::string> interleaved = {"parallel.pipeline_chunks=2"};
   return {
       {.sizes = {.replicate = 2}},
       {.sizes = {.shard = 2}, .models = kAll},
@@ -111,6 +112,8 @@ std::vector<CheckedLayout> MakeLayouts() {
       {.sizes = {.context = 2}, .variant = "recomputed", .settings = recomputed},
       {.sizes = {.pipeline = 2}},
       {.sizes = {.pipeline = 2}, .variant = "recomputed", .settings = recomputed},
+      {.sizes = {.pipeline = 2}, .variant = "interleaved", .settings = interleaved},
+      {.sizes = {.pipeline = 3}},
       {.sizes = {.shard = 3}, .variant = "recomputed", .settings = recomputed},
       {.sizes = {.tensor = 3}, .models = kLlamaOnly},
       {.sizes = {.context = 3}},
@@ -142,6 +145,7 @@ std::vector<CheckedLayout> MakeLayouts() {
       {.sizes = {.pipeline = 4}},
       {.sizes = {.pipeline = 2, .shard = 2}},
       {.sizes = {.pipeline = 2, .shard = 2}, .variant = "canonical", .settings = canonical},
+      {.sizes = {.pipeline = 2, .shard = 2}, .variant = "interleaved", .settings = interleaved},
       {.sizes = {.pipeline = 2, .tensor = 2}},
       {.sizes = {.pipeline = 2, .context = 2}},
       {.sizes = {.shard = 4, .tensor = 2, .expert = 2}, .models = kBothJambas},

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <numbers>
-#include <tuple>
 #include <vector>
 
 #include "base/status_macros.h"
 #include "data/prepared_manifest.h"
 #include "trainer/leaf_sums.h"
+#include "trainer/microbatch_flow.h"
 
 namespace plait {
 namespace {
@@ -15,6 +15,19 @@ namespace {
 double At(const Tensor& tensor, int64_t i) {
   return tensor.dtype() == DType::kF64 ? tensor.data<double>()[i]
                                        : static_cast<double>(tensor.data<float>()[i]);
+}
+
+// What this rank's segment contributes.
+double NegativeLogLikelihood(const DeviceMesh& mesh, const Microbatch& microbatch,
+                             const Tensor& log_probability) {
+  // Tensor ranks know the same log-probabilities: the first of them counts.
+  if (mesh.coordinate(MeshAxis::kTensor) != 0) return 0;
+  double sum = 0;
+  for (int64_t t = 0; t < microbatch.layout.tokens; ++t) {
+    const double weight = At(microbatch.token_weight, t);
+    if (weight != 0) sum -= weight * At(log_probability, t);
+  }
+  return sum;
 }
 
 }  // namespace
@@ -28,45 +41,46 @@ absl::StatusOr<std::unique_ptr<Evaluation>> Evaluation::Create(const EvaluationO
   return std::unique_ptr<Evaluation>(new Evaluation(std::move(reader), options.rows_per_batch));
 }
 
-absl::StatusOr<Evaluation::BatchSums> Evaluation::RunBatch(Execution& execution,
-                                                           ModelRuntime& runtime,
-                                                           int64_t index) const {
-  const int64_t row = index * rows_per_batch_;
-  PLAIT_ASSIGN_OR_RETURN(const HeldoutBatch heldout,
-                         reader_.Read(row, std::min(rows_per_batch_, reader_.num_rows() - row)));
-  const Batch& batch = heldout.batch;
-  PLAIT_ASSIGN_OR_RETURN(
-      const Microbatch microbatch,
-      Microbatch::Create(batch.tokens, batch.targets, batch.token_weight, batch.document_offsets,
-                         runtime.model->dtype(), TokenPart::Of(*runtime.mesh)));
-  PLAIT_ASSIGN_OR_RETURN(const Tensor log_probability,
-                         runtime.model->LogProbabilities(execution, *runtime.sharder, microbatch));
-  double negative_log_likelihood = 0;
-  // Tensor ranks know the same log-probabilities: the first of them counts.
-  const bool counts_segment = runtime.mesh->coordinate(MeshAxis::kTensor) == 0;
-  for (int64_t t = 0; counts_segment && t < microbatch.layout.tokens; ++t) {
-    const double weight = At(microbatch.token_weight, t);
-    if (weight != 0) negative_log_likelihood -= weight * At(log_probability, t);
-  }
-  if (!runtime.mesh->is_first_of_microbatch()) return BatchSums{negative_log_likelihood, 0, 0, 0};
-  return BatchSums{negative_log_likelihood, batch.weight_sum,
-                   static_cast<double>(batch.real_tokens), static_cast<double>(heldout.text_bytes)};
-}
-
 absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution,
                                                  ModelRuntime& runtime) const {
   // Batch i is that of data-parallel rank i mod R, in round i / R. All take part in every round, as
   // the gathering of weights may need them; those past the end do the last batch for nothing.
-  Communicator& ranks = runtime.mesh->data_parallel();
+  const DeviceMesh& mesh = *runtime.mesh;
+  const int64_t ranks = mesh.data_parallel_size();
   const int64_t batches = (reader_.num_rows() + rows_per_batch_ - 1) / rows_per_batch_;
-  const int64_t rounds = (batches + ranks.size() - 1) / ranks.size();
-  constexpr int64_t kColumns = std::tuple_size_v<BatchSums>;
+  const int64_t rounds = (batches + ranks - 1) / ranks;
+  // Of each round: negative log likelihood, weight, tokens, bytes of text.
+  constexpr int64_t kColumns = 4;
   Tensor own = Tensor::OnHost(DType::kF64, {rounds, kColumns});
-  for (int64_t round = 0; round < rounds; ++round) {
-    const int64_t index = round * ranks.size() + ranks.rank();
-    PLAIT_ASSIGN_OR_RETURN(const BatchSums sums,
-                           RunBatch(execution, runtime, std::min(index, batches - 1)));
-    if (index < batches) std::copy(sums.begin(), sums.end(), own.data<double>() + round * kColumns);
+  const auto index_of = [&](int64_t round) { return round * ranks + mesh.data_parallel_rank(); };
+  MicrobatchFlow flow(execution, runtime, [&](int64_t round) -> absl::StatusOr<Microbatch> {
+    const int64_t index = index_of(round);
+    const int64_t row = std::min(index, batches - 1) * rows_per_batch_;
+    PLAIT_ASSIGN_OR_RETURN(const HeldoutBatch heldout,
+                           reader_.Read(row, std::min(rows_per_batch_, reader_.num_rows() - row)));
+    const Batch& batch = heldout.batch;
+    if (index < batches && mesh.is_first_of_microbatch()) {
+      double* sums = own.data<double>() + round * kColumns;
+      sums[1] = batch.weight_sum;
+      sums[2] = static_cast<double>(batch.real_tokens);
+      sums[3] = static_cast<double>(heldout.text_bytes);
+    }
+    return Microbatch::Create(batch.tokens, batch.targets, batch.token_weight,
+                              batch.document_offsets, runtime.model->dtype(), TokenPart::Of(mesh));
+  });
+  for (const PipelineAction& action : EvaluationActions(runtime, rounds)) {
+    if (action.kind != PipelineActionKind::kForward) {
+      PLAIT_RETURN_IF_ERROR(flow.Exchange(action));
+      continue;
+    }
+    PLAIT_ASSIGN_OR_RETURN(const Tensor log_probability, flow.Evaluate(action));
+    const int64_t round = action.microbatch;
+    if (log_probability && index_of(round) < batches) {
+      PLAIT_ASSIGN_OR_RETURN(const Microbatch* microbatch, flow.microbatch(round));
+      own.data<double>()[round * kColumns] =
+          NegativeLogLikelihood(mesh, *microbatch, log_probability);
+    }
+    if (action.chunk + 1 == runtime.model->num_chunks()) flow.Drop(round);
   }
   PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums,
                          SumOverLeaves(execution, *runtime.mesh, own));

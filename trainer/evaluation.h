@@ -4,7 +4,6 @@
 //                   are known and EOS has none
 #pragma once
 
-#include <array>
 #include <memory>
 #include <string>
 
@@ -42,11 +41,6 @@ class Evaluation {
  private:
   Evaluation(HeldoutReader reader, int64_t rows_per_batch)
       : reader_(std::move(reader)), rows_per_batch_(rows_per_batch) {}
-
-  // Of one batch: negative log likelihood, weight, tokens, bytes of text.
-  using BatchSums = std::array<double, 4>;
-  absl::StatusOr<BatchSums> RunBatch(Execution& execution, ModelRuntime& runtime,
-                                     int64_t index) const;
 
   HeldoutReader reader_;
   int64_t rows_per_batch_;

@@ -12,6 +12,7 @@
 #include "parallel/communicator.h"
 #include "parallel/status_agreement.h"
 #include "recipes/layer_pattern.h"
+#include "recipes/pipeline_partition.h"
 #include "recipes/recipe_defaults.h"
 #include "recipes/recipe_digest.h"
 #include "recipes/recipe_loader.h"
@@ -37,13 +38,6 @@ DType ComputeDType(const Recipe& recipe) {
 Recomputation RecomputationOf(const Recipe& recipe) {
   return recipe.trainer().recomputation() == Trainer::BLOCKS ? Recomputation::kBlocks
                                                              : Recomputation::kNone;
-}
-
-// What this version's models do not know.
-absl::Status CheckAxes(const Parallel& parallel) {
-  if (parallel.pipeline() <= 1) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat("recipe parallel.pipeline = ", parallel.pipeline(),
-                                               ": is not built in this version; set it to 1"));
 }
 
 SharderOptions SharderOptionsOf(const Parallel& parallel) {
@@ -89,7 +83,6 @@ std::pair<std::string, std::string> FirstDifference(const std::string& a, const 
 absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Recipe& recipe,
                                                   std::shared_ptr<Communicator> world) {
   const recipe::v1::Parallel& parallel = recipe.parallel();
-  PLAIT_RETURN_IF_ERROR(CheckAxes(parallel));
   const auto size = [](int64_t value) { return value > 0 ? value : int64_t{1}; };
   ModelRuntime runtime;
   PLAIT_ASSIGN_OR_RETURN(DeviceMesh mesh,
@@ -103,8 +96,11 @@ absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Re
     shape.context_exchange = ContextExchange::kRing;
   }
   shape.expert_wave_tokens = parallel.expert_wave_tokens();
-  runtime.model =
-      LanguageModel::Create(shape, ComputeDType(recipe), RecomputationOf(recipe), *runtime.mesh);
+  PLAIT_ASSIGN_OR_RETURN(std::vector<BlockRange> parts,
+                         PipelinePartition(recipe.model(), size(parallel.pipeline()) *
+                                                               size(parallel.pipeline_chunks())));
+  runtime.model = LanguageModel::Create(shape, ComputeDType(recipe), RecomputationOf(recipe),
+                                        *runtime.mesh, std::move(parts));
   PLAIT_ASSIGN_OR_RETURN(runtime.sharder,
                          ParameterSharder::Create(execution, *runtime.mesh, runtime.model->Units(),
                                                   SharderOptionsOf(parallel)));

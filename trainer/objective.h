@@ -1,11 +1,11 @@
-// Objective: what a microbatch is worth. It runs the model forward and backward and leaves the
-// gradients of the step's loss in the parameters; training_step.h does everything around it.
+// Objective: what a microbatch is worth, at the end of the model: it turns the last part's output
+// into a loss and its gradient. What is before and after is the flow's (microbatch_flow.h) and the
+// step's (training_step.h).
 #pragma once
 
 #include "absl/status/statusor.h"
 #include "base/execution.h"
 #include "model/language_model.h"
-#include "parallel/parameter_sharder.h"
 
 namespace plait {
 
@@ -13,13 +13,12 @@ class Objective {
  public:
   virtual ~Objective() = default;
 
-  // Adds to the gradients. counts: of the whole step over all ranks; losses are divided by them, so
-  // that the sum over microbatches and ranks is the step's loss however rows fell on them.
-  virtual absl::StatusOr<MicrobatchLosses> LossAndGradient(Execution& execution,
-                                                           LanguageModel& model,
-                                                           ParameterSharder& sharder,
-                                                           const Microbatch& microbatch,
-                                                           const StepCounts& counts) const = 0;
+  // Adds to the gradients of the head. hidden: [own rows, model_dim]. counts: of the whole step
+  // over all ranks; losses are divided by them, so that the sum over microbatches and ranks is the
+  // step's loss however rows fell on them.
+  virtual absl::StatusOr<LanguageModel::HeadLoss> LossAndGradient(
+      Execution& execution, LanguageModel& model, const Tensor& hidden,
+      const Microbatch& microbatch, const StepCounts& counts) const = 0;
 };
 
 }  // namespace plait

@@ -2,10 +2,10 @@
 
 namespace plait {
 
-absl::StatusOr<MicrobatchLosses> PretrainingObjective::LossAndGradient(
-    Execution& execution, LanguageModel& model, ParameterSharder& sharder,
-    const Microbatch& microbatch, const StepCounts& counts) const {
-  return model.LossAndGradient(execution, sharder, microbatch, counts);
+absl::StatusOr<LanguageModel::HeadLoss> PretrainingObjective::LossAndGradient(
+    Execution& execution, LanguageModel& model, const Tensor& hidden, const Microbatch& microbatch,
+    const StepCounts& counts) const {
+  return model.HeadLossAndGradient(execution, hidden, microbatch, counts);
 }
 
 }  // namespace plait

@@ -80,8 +80,14 @@ absl::StatusOr<std::vector<std::unique_ptr<Contender>>> MakeAll(
     const ExecutionOptions& options) {
   std::vector<std::unique_ptr<Contender>> all;
   Recipe alone = recipe;
-  alone.mutable_parallel()->set_replicate(1);
-  alone.mutable_parallel()->clear_shard();
+  Parallel& one_rank = *alone.mutable_parallel();
+  one_rank.clear_shard();
+  one_rank.set_replicate(1);
+  one_rank.set_context(1);
+  one_rank.set_tensor(1);
+  one_rank.set_pipeline(1);
+  one_rank.set_pipeline_chunks(1);
+  one_rank.set_expert(1);
   Recipe messages = recipe;
   messages.mutable_parallel()->set_transport(Parallel::MESSAGES);
   Recipe canonical = recipe;
@@ -114,8 +120,9 @@ absl::StatusOr<RankBenchmarkResult> BenchmarkRanks(const Recipe& recipe,
   PLAIT_ASSIGN_OR_RETURN(const auto contenders, MakeAll(recipe, world, execution_options));
   const std::vector<Batch> leaves = RandomStep(recipe, options.stage);
   std::vector<Batch> own;
-  for (size_t i = static_cast<size_t>(world->rank()); i < leaves.size();
-       i += static_cast<size_t>(world->size())) {
+  const DeviceMesh& mesh = *contenders.back()->runtime.mesh;
+  for (auto i = static_cast<size_t>(mesh.data_parallel_rank()); i < leaves.size();
+       i += static_cast<size_t>(mesh.data_parallel_size())) {
     own.push_back(leaves[i]);
   }
 

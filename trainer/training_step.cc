@@ -10,6 +10,7 @@
 #include "optim/gradient_clipping.h"
 #include "parallel/host_collectives.h"
 #include "trainer/leaf_sums.h"
+#include "trainer/microbatch_flow.h"
 
 namespace plait {
 namespace {
@@ -56,32 +57,42 @@ absl::Status ReduceWatch(Communicator& ranks, ActivationWatch& watch) {
 
 absl::StatusOr<StepResult> TrainingStep::Run(std::span<const Batch> microbatches,
                                              double learning_rate) {
-  LanguageModel& model = *runtime_.model;
   ParameterSharder& sharder = *runtime_.sharder;
   StepResult result;
 
   // 1. What every loss is divided by, known before the first forward pass.
   PLAIT_ASSIGN_OR_RETURN(result.counts, ReduceCounts(microbatches));
 
-  // 2. Forward and backward of every microbatch; gradients add up.
+  // 2. Forward and backward of every microbatch, in the order of the pipeline's schedule; gradients
+  // add up.
   sharder.ZeroGradients();
-  std::vector<MicrobatchLosses> all_losses;
-  for (size_t j = 0; j < microbatches.size(); ++j) {
-    const Batch& batch = microbatches[j];
-    PLAIT_ASSIGN_OR_RETURN(
-        const Microbatch microbatch,
-        Microbatch::Create(batch.tokens, batch.targets, batch.token_weight, batch.document_offsets,
-                           model.dtype(), TokenPart::Of(*runtime_.mesh)));
-    absl::StatusOr<MicrobatchLosses> losses =
-        objective_.LossAndGradient(execution_, model, sharder, microbatch, result.counts);
-    if (!losses.ok()) return Annotate(losses.status(), absl::StrCat("microbatch ", j));
-    losses->log_probability = Tensor();
-    all_losses.push_back(*std::move(losses));
+  std::vector<MicrobatchLosses> losses(microbatches.size());
+  MicrobatchFlow flow(execution_, runtime_, [&](int64_t j) {
+    const Batch& batch = microbatches[static_cast<size_t>(j)];
+    return Microbatch::Create(batch.tokens, batch.targets, batch.token_weight,
+                              batch.document_offsets, runtime_.model->dtype(),
+                              TokenPart::Of(*runtime_.mesh));
+  });
+  for (const PipelineAction& action :
+       TrainingActions(runtime_, static_cast<int64_t>(microbatches.size()))) {
+    absl::Status done;
+    switch (action.kind) {
+      case PipelineActionKind::kForward:
+        done = flow.Forward(action);
+        break;
+      case PipelineActionKind::kBackward:
+        done = flow.Backward(action, objective_, result.counts,
+                             losses[static_cast<size_t>(action.microbatch)]);
+        break;
+      default:
+        done = flow.Exchange(action);
+    }
+    if (!done.ok()) return Annotate(done, absl::StrCat("microbatch ", action.microbatch));
   }
 
   // 3. Reductions that are still on their way, and the step's losses.
   PLAIT_RETURN_IF_ERROR(sharder.FinishGradients(execution_));
-  PLAIT_RETURN_IF_ERROR(ReduceLosses(all_losses, result));
+  PLAIT_RETURN_IF_ERROR(ReduceLosses(losses, result));
 
   // 4. Either all ranks update or none does.
   PLAIT_ASSIGN_OR_RETURN(const GradientNorm norm,

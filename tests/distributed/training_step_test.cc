@@ -58,7 +58,10 @@ absl::StatusOr<Outcome> Step(const std::shared_ptr<Communicator>& world,
   const PretrainingObjective objective;
   TrainingStep step(execution, runtime, *optimizer, objective, /*gradient_clip_norm=*/0.5);
   std::vector<Batch> own;
-  for (int leaf = world->rank(); leaf < kLeaves; leaf += world->size()) own.push_back(Leaf(leaf));
+  for (int64_t leaf = runtime.mesh->data_parallel_rank(); leaf < kLeaves;
+       leaf += runtime.mesh->data_parallel_size()) {
+    own.push_back(Leaf(static_cast<int>(leaf)));
+  }
   Outcome outcome;
   PLAIT_ASSIGN_OR_RETURN(outcome.step, step.Run(own, /*learning_rate=*/1e-2));
   for (const ShardedParameter& parameter : runtime.sharder->sharded()) {
@@ -117,6 +120,32 @@ TEST(DistributedTrainingStepTest, ReducesCanonically) {
 TEST(DistributedTrainingStepTest, DealsExpertsInWaves) {
   ExpectThreadsAndProcessesAgree({"parallel.shard=" + Ranks(), "parallel.expert=" + Ranks(),
                                   "model.experts.experts=12", "parallel.expert_wave_tokens=5"});
+}
+
+// Messages of 12 KB: more than MPI sends before the receiver asks for them.
+const std::vector<std::string> kWideUntied = {"model.tied_embeddings=false", "model.model_dim=128"};
+
+TEST(DistributedTrainingStepTest, PassesMicrobatchesThroughStages) {
+  for (const int chunks : {1, RankedWorld()->size() == 4 ? 1 : 2}) {
+    std::vector<std::string> overrides = kWideUntied;
+    overrides.push_back("parallel.shard=1");
+    overrides.push_back("parallel.pipeline=" + Ranks());
+    overrides.push_back("parallel.pipeline_chunks=" + std::to_string(chunks));
+    ExpectThreadsAndProcessesAgree(overrides);
+  }
+}
+
+TEST(DistributedTrainingStepTest, PassesMicrobatchesThroughStagesOfSeveralRanks) {
+  if (RankedWorld()->size() != 4) GTEST_SKIP() << "for 2 x 2 ranks";
+  for (const char* transport : {"AUTO", "MESSAGES"}) {
+    for (const char* chunks : {"1", "3"}) {
+      std::vector<std::string> overrides = kWideUntied;
+      overrides.push_back("parallel.pipeline=2");
+      overrides.push_back(std::string("parallel.pipeline_chunks=") + chunks);
+      overrides.push_back(std::string("parallel.transport=") + transport);
+      ExpectThreadsAndProcessesAgree(overrides);
+    }
+  }
 }
 
 }  // namespace

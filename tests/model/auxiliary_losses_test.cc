@@ -27,9 +27,16 @@ class AuxiliaryLossesTest : public ::testing::Test {
     routing_.output_statistics = output_;
   }
 
+  // Of the layer's mixer the output alone is seen, of its experts the routing too.
   AuxiliaryLosses Compute() {
-    const std::vector<BlockObservation> blocks = {{"block", &output_, nullptr, &routing_}};
-    return ComputeAuxiliaryLosses(shape_, layout_, blocks, ExpertChoices(shape_, layout_, blocks),
+    watch_ = {.blocks = {{.name = "mixer"}, {.name = "experts"}},
+              .experts = {{"experts", {0, 0}, {0, 0}, {0, 0}}}};
+    AuxiliarySums sums = AuxiliarySums::Zero(shape_);
+    Observe(
+        shape_, layout_,
+        {{.block = 0, .output = &output_}, {.block = 1, .output = &output_, .routing = &routing_}},
+        sums, watch_);
+    return ComputeAuxiliaryLosses(shape_, layout_, sums, sums.choices,
                                   {.weight_sum = 2, .real_tokens = 2});
   }
 
@@ -37,16 +44,19 @@ class AuxiliaryLossesTest : public ::testing::Test {
   SequenceLayout layout_;
   RowStatisticsPair output_;
   Routing routing_;
+  ActivationWatch watch_;
 };
 
 TEST_F(AuxiliaryLossesTest, CoefficientsOfZeroCostNothingAndTheWatchStaysOn) {
   const AuxiliaryLosses losses = Compute();
   EXPECT_EQ(losses.activation + losses.balance + losses.z, 0);
-  ASSERT_EQ(losses.watch.blocks.size(), 1u);
-  EXPECT_EQ(losses.watch.blocks[0].square_sum, 32);  // padding left out
-  EXPECT_EQ(losses.watch.blocks[0].absolute_max, 3);
-  EXPECT_THAT(losses.watch.experts[0].tokens, ElementsAre(1, 1));
-  EXPECT_THAT(losses.watch.experts[0].square_sum, ElementsAre(8, 24));
+  for (const BlockActivations& block : watch_.blocks) {
+    EXPECT_EQ(block.square_sum, 32);  // padding left out
+    EXPECT_EQ(block.elements, 2 * 4);
+    EXPECT_EQ(block.absolute_max, 3);
+  }
+  EXPECT_THAT(watch_.experts[0].tokens, ElementsAre(1, 1));
+  EXPECT_THAT(watch_.experts[0].square_sum, ElementsAre(8, 24));
 }
 
 TEST_F(AuxiliaryLossesTest, ActivationLossIsTheMeanSquareOverRealTokens) {
@@ -64,10 +74,55 @@ TEST_F(AuxiliaryLossesTest, RouterLossesAreTheirFormulas) {
   EXPECT_DOUBLE_EQ(losses.z, 0.01 * (1.0 + 4.0) / 2);
 }
 
+TEST_F(AuxiliaryLossesTest, FactorsBelongToTheBlocksWhoseBackwardAddsThem) {
+  shape_.layers.push_back({MixerKind::kMamba1, FeedForwardKind::kDense});
+  shape_.activation_loss_coefficient = 1;
+  shape_.activation_loss_on_block_output = shape_.activation_loss_on_residual = true;
+  shape_.balance_loss_coefficient = 0.1;
+  shape_.z_loss_coefficient = 0.01;
+  const AuxiliaryLosses losses = ComputeAuxiliaryLosses(
+      shape_, layout_, AuxiliarySums::Zero(shape_), {1, 1}, {.weight_sum = 2, .real_tokens = 2});
+  ASSERT_EQ(losses.factors.size(), 4u);
+  const double per_block = 1.0 / (2 * 4 * 4);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_DOUBLE_EQ(losses.factors[i].block_output, per_block);
+    EXPECT_DOUBLE_EQ(losses.factors[i].residual, i > 0 ? per_block : 0);
+    EXPECT_DOUBLE_EQ(losses.factors[i].z, i == 1 ? 0.01 / 2 : 0);
+    EXPECT_EQ(static_cast<bool>(losses.factors[i].balance_gradient), i == 1);
+  }
+  EXPECT_DOUBLE_EQ(losses.final_residual_factor, per_block);
+  // E f_e / (layers x step's real tokens).
+  EXPECT_DOUBLE_EQ(losses.factors[1].balance_gradient.data<double>()[0], 0.1 * 2 * 0.5 / 2);
+}
+
+TEST_F(AuxiliaryLossesTest, PartsThatHandTheirSumsOnAddUpToTheWhole) {
+  Compute();
+  AuxiliarySums whole = AuxiliarySums::Zero(shape_), parts = AuxiliarySums::Zero(shape_);
+  const std::vector<BlockObservation> blocks = {
+      {.block = 0, .output = &output_, .residual = &output_},
+      {.block = 1, .routing = &routing_},
+      {.block = 1, .output = &output_, .residual = &output_}};
+  ActivationWatch whole_watch = watch_, first_watch = watch_, second_watch = watch_;
+  Observe(shape_, layout_, blocks, whole, whole_watch);
+  Observe(shape_, layout_, {blocks[0], blocks[1]}, parts, first_watch);
+  Observe(shape_, layout_, {blocks[2]}, parts, second_watch);
+  EXPECT_EQ(parts.output_square_sum, whole.output_square_sum);
+  EXPECT_EQ(parts.residual_square_sum, whole.residual_square_sum);
+  EXPECT_EQ(parts.expert_square_sum, whole.expert_square_sum);
+  EXPECT_EQ(parts.z, whole.z);
+  EXPECT_EQ(parts.choices, whole.choices);
+  EXPECT_EQ(parts.probability, whole.probability);
+  EXPECT_EQ(second_watch.experts[0].tokens, watch_.experts[0].tokens);
+  EXPECT_EQ(first_watch.blocks[1].elements, watch_.blocks[1].elements);
+  EXPECT_EQ(second_watch.blocks[1].elements, whole_watch.blocks[1].elements);
+}
+
 TEST_F(AuxiliaryLossesTest, WatchesMergeBySumAndMaximum) {
   ActivationWatch watch;
-  watch.Merge(Compute().watch);
-  watch.Merge(Compute().watch);
+  for (int i = 0; i < 2; ++i) {
+    Compute();
+    watch.Merge(watch_);
+  }
   EXPECT_EQ(watch.blocks[0].square_sum, 64);
   EXPECT_EQ(watch.blocks[0].absolute_max, 3);
   EXPECT_THAT(watch.experts[0].tokens, ElementsAre(2, 2));

@@ -1,7 +1,9 @@
 #include "optim/finite_agreement.h"
 
+#include <cmath>
 #include <limits>
 
+#include "base/status_macros.h"
 #include "parallel/local_communicator.h"
 #include "tests/optim/optimizer_fixture.h"
 
@@ -51,6 +53,34 @@ TEST(FiniteAgreementTest, ARankWithFiniteGradientsLearnsOfAnothers) {
     const FiniteAgreement agreement = Agree(model, *world);
     EXPECT_FALSE(agreement.all_finite);
     EXPECT_EQ(agreement.first_parameter, "model.layers.0.mamba.A_log");
+    return absl::OkStatus();
+  }));
+}
+
+TEST(FiniteAgreementTest, EveryStageOfAPipelineNamesTheParameterOfAnother) {
+  EXPECT_OK(RunLocalRanks(3, [](const std::shared_ptr<Communicator>& world) -> absl::Status {
+    Execution execution({.num_threads = 1});
+    PLAIT_ASSIGN_OR_RETURN(const DeviceMesh mesh, DeviceMesh::Create({3, 1, 1, 1, 1, 1}, world));
+    Parameter parameters[] = {{"first", {130}}, {"second", {3, 4}}, {"third", {2}}};
+    std::vector<ParameterUnit> units;
+    for (int i = 0; i < 3; ++i) {
+      units.push_back({.name = parameters[i].name,
+                       .parameters = {&parameters[i]},
+                       .is_elsewhere = i != world->rank()});
+    }
+    PLAIT_ASSIGN_OR_RETURN(const auto sharder, ParameterSharder::Create(execution, mesh, units));
+    for (const int poisoned : {2, 1}) {
+      if (world->rank() == poisoned) {
+        parameters[poisoned].gradient.data<float>()[1] = std::numeric_limits<float>::infinity();
+      }
+      PLAIT_ASSIGN_OR_RETURN(const GradientNorm norm,
+                             GlobalGradientNorm(execution, mesh, sharder->sharded()));
+      EXPECT_TRUE(std::isnan(norm.norm));
+      PLAIT_ASSIGN_OR_RETURN(const FiniteAgreement agreement,
+                             AgreeOnFinite(execution, *world, norm, sharder->sharded()));
+      EXPECT_FALSE(agreement.all_finite);
+      EXPECT_EQ(agreement.first_parameter, parameters[poisoned].name);
+    }
     return absl::OkStatus();
   }));
 }

@@ -44,6 +44,24 @@ TEST_F(ParameterSharderTest, GivesValuesGradientsAndMasters) {
   EXPECT_TRUE(sharder->sharded()[0].spec.is_whole());
 }
 
+TEST_F(ParameterSharderTest, UnitsOfOtherStagesAreNamedAndHoldNothing) {
+  ASSERT_OK_AND_ASSIGN(
+      auto sharder, ParameterSharder::Create(
+                        execution_, mesh_,
+                        {{.name = "mixer", .parameters = {&weight_, &a_log_}, .is_elsewhere = true},
+                         {.name = "head", .parameters = {&head_}}}));
+  EXPECT_EQ(sharder->num_units(), 2);
+  EXPECT_EQ(sharder->num_parameters(), 15 + 3 + 4);
+  ASSERT_EQ(sharder->sharded().size(), 3u);
+  EXPECT_EQ(sharder->sharded()[0].name, "weight");
+  EXPECT_EQ(sharder->sharded()[0].spec.logical_shape, Shape({3, 5}));
+  EXPECT_EQ(sharder->sharded()[0].master.num_elements(), 0);
+  EXPECT_EQ(sharder->sharded()[0].compute.dtype(), DType::kBf16);
+  EXPECT_EQ(sharder->sharded()[2].master.num_elements(), 4);
+  EXPECT_FALSE(weight_.value);
+  EXPECT_EQ(sharder->memory().values, 4 * kTileElements);
+}
+
 TEST_F(ParameterSharderTest, ViewsShareOneSectionPerDtypeAndAreAligned) {
   ASSERT_OK_AND_ASSIGN(auto sharder, Create());
   const auto address = [](const Tensor& tensor) {
