@@ -13,6 +13,21 @@ int64_t AllReduceBytes(int64_t elements, int64_t width, int64_t ranks) {
   return 2 * (ranks - 1) * ((elements + ranks - 1) / ranks) * width;
 }
 
+// Sent by this stage.
+int64_t StageBytes(const DeviceMesh& mesh, const StepShape& step) {
+  const int64_t stages = mesh.size(MeshAxis::kPipeline);
+  if (stages == 1) return 0;
+  int64_t bytes = 0;
+  for (int64_t chunk = 0; chunk < step.chunks; ++chunk) {
+    const int64_t part = chunk * stages + mesh.coordinate(MeshAxis::kPipeline);
+    if (part + 1 < step.chunks * stages) {
+      bytes += 2 * step.stream_bytes + (4 + 2 * step.experts) * kDouble;
+    }
+    if (part > 0) bytes += step.stream_bytes + step.experts * kDouble;
+  }
+  return step.microbatches * bytes;
+}
+
 }  // namespace
 
 CommunicationPlan PlanStep(const DeviceMesh& mesh,
@@ -49,12 +64,12 @@ CommunicationPlan PlanStep(const DeviceMesh& mesh,
         AllReduceBytes(gradient_elements[group], gradient_width,
                        mesh.group(static_cast<MeshGroup>(group)).replicate->size());
   }
-  const int64_t ranks = mesh.data_parallel_size();
+  plan.stage_bytes = StageBytes(mesh, step);
   const int64_t world = mesh.world().size();
-  plan.control_bytes = (ranks - 1) * step.microbatches * (kCounts + kLosses) * kDouble +
-                       AllReduceBytes(step.watch_sums, kDouble, ranks) +
-                       AllReduceBytes(step.watch_maxima, kDouble, ranks) +
-                       AllReduceBytes(kNormWords, kDouble, mesh.size(MeshAxis::kShard)) +
+  plan.control_bytes = (world - 1) * step.microbatches * (kCounts + kLosses) * kDouble +
+                       AllReduceBytes(step.watch_sums, kDouble, world) +
+                       AllReduceBytes(step.watch_maxima, kDouble, world) +
+                       AllReduceBytes(kNormWords, kDouble, mesh.model().size()) +
                        AllReduceBytes(1, kDouble, world);
   return plan;
 }

@@ -7,9 +7,10 @@
 //   all-gather                 (N - 1) s w
 //   gradients to their owners  (N - 1) s w, by messages and through the window alike
 //   all-reduce of n elements   2 (N - 1) ceil(n / N) w
-// A microbatch gathers, by messages, the embedding and the head once (both ends of the model),
-// every block twice (forward and backward). Through a shared window weights are read in place: 0
-// bytes.
+// Between stages of the pipeline (model/language_model.h), counted where they are sent: forwards
+// the stream twice, and 4 + 2 experts numbers; backwards its gradient, and experts numbers. A
+// microbatch gathers, by messages, the embedding and the head once (both ends of the model), every
+// block twice (forward and backward). Through a shared window weights are read in place: 0 bytes.
 #pragma once
 
 #include <cstdint>
@@ -28,15 +29,22 @@ struct StepShape {
   // each expert, and 3 maxima of its load.
   int64_t watch_sums = 0;
   int64_t watch_maxima = 0;
+  // Of a pipeline.
+  int64_t chunks = 1;        // parts of the model per stage
+  int64_t stream_bytes = 0;  // rows x model_dim in the compute dtype
+  int64_t experts = 0;
 };
 
 struct CommunicationPlan {
   int64_t gather_bytes = 0;    // weights
   int64_t gradient_bytes = 0;  // of every microbatch, to their owners
   int64_t replica_bytes = 0;   // gradients over the replicate axis, once a step
+  int64_t stage_bytes = 0;     // between stages of the pipeline
   int64_t control_bytes = 0;   // counts, losses, watch, norm, agreement
 
-  int64_t total() const { return gather_bytes + gradient_bytes + replica_bytes + control_bytes; }
+  int64_t total() const {
+    return gather_bytes + gradient_bytes + replica_bytes + stage_bytes + control_bytes;
+  }
 };
 
 // units: sections by unit, as the sharder lays them out; windows: whether ranks of the shard axis

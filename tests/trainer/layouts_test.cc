@@ -73,10 +73,12 @@ struct Layout {
   int replicate = 1;
   int shard = 1;
   std::vector<std::string> settings = {};
+  int pipeline = 1;
 
-  int ranks() const { return replicate * shard; }
+  int ranks() const { return replicate * shard * pipeline; }
   std::string ToString() const {
     std::string text = "replicate " + std::to_string(replicate) + " shard " + std::to_string(shard);
+    if (pipeline > 1) text += " pipeline " + std::to_string(pipeline);
     for (const std::string& setting : settings) text += " " + setting;
     return text;
   }
@@ -190,12 +192,16 @@ TEST(CommunicationPlanTest, CountsEveryByteOfAStep) {
         Layout{1, 3, {"parallel.transport=MESSAGES"}},
         Layout{2, 2, {"parallel.transport=MESSAGES", "parallel.gradient_wire_dtype=BF16"}},
         Layout{2, 2, {"parallel.reduction=CANONICAL"}},
-        Layout{2, 2, {"parallel.reduction=CANONICAL", "parallel.transport=MESSAGES"}}}) {
+        Layout{2, 2, {"parallel.reduction=CANONICAL", "parallel.transport=MESSAGES"}},
+        Layout{1, 1, {}, 2}, Layout{2, 2, {"parallel.transport=MESSAGES"}, 3},
+        Layout{1, 2, {"parallel.pipeline_chunks=3"}, 2}}) {
     SCOPED_TRACE(layout.ToString());
-    std::vector<std::string> overrides = {
-        "model.tied_embeddings=false", "stages.0.tokens_per_step=384",
-        "stages.1.tokens_per_step=768", "parallel.replicate=" + std::to_string(layout.replicate),
-        "parallel.shard=" + std::to_string(layout.shard)};
+    std::vector<std::string> overrides = {"model.tied_embeddings=false",
+                                          "stages.0.tokens_per_step=384",
+                                          "stages.1.tokens_per_step=768",
+                                          "parallel.replicate=" + std::to_string(layout.replicate),
+                                          "parallel.shard=" + std::to_string(layout.shard),
+                                          "parallel.pipeline=" + std::to_string(layout.pipeline)};
     overrides.insert(overrides.end(), layout.settings.begin(), layout.settings.end());
     const recipe::v1::Recipe recipe = TinyRecipe("unused", overrides, layout.ranks());
     EXPECT_OK(RunLocalRanks(
@@ -215,7 +221,11 @@ TEST(CommunicationPlanTest, CountsEveryByteOfAStep) {
           }
           const int64_t before = world->ledger().bytes_moved();
           PLAIT_ASSIGN_OR_RETURN(const StepResult result, step.Run(own, 1e-3));
-          StepShape shape{.microbatches = static_cast<int64_t>(own.size())};
+          const ModelShape& model = runtime.model->shape();
+          StepShape shape{.microbatches = static_cast<int64_t>(own.size()),
+                          .chunks = runtime.model->num_chunks(),
+                          .stream_bytes = 2 * kRowTokens * model.model_dim * 4,
+                          .experts = model.experts};
           for (const BlockActivations& block : result.watch.blocks) {
             (void)block;
             shape.watch_sums += 2;
