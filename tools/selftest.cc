@@ -71,6 +71,7 @@ struct LayoutRow {
 };
 
 struct PackingRow {
+  const CheckedLayout* layout = nullptr;
   CheckedModel model = CheckedModel::kJamba;
   DType precision = DType::kF64;
   absl::Status status;
@@ -78,6 +79,10 @@ struct PackingRow {
   double seconds = 0;
 
   bool ok() const { return status.ok() && verdict.ok(); }
+  std::string name() const {
+    return absl::StrCat(layout->ranks() > 1 ? layout->name() + ", " : "", std::string(Name(model)),
+                        " ", NameOf(precision));
+  }
 };
 
 class Selftest {
@@ -93,10 +98,7 @@ class Selftest {
       LogInfo(absl::StrFormat("%d of %d: %s: %s in %.2f s", done_, layouts_.size(), row.name(),
                               row.result(), row.seconds));
     }
-    for (const CheckedModel model : {CheckedModel::kJamba, CheckedModel::kLlama}) {
-      for (const DType precision : {DType::kF64, DType::kF32, DType::kBf16})
-        packing_.push_back(CheckPackingOf(model, precision));
-    }
+    for (PackingRow& row : packing_) PLAIT_RETURN_IF_ERROR(CheckPackingOf(row));
     if (world_->rank() == 0) (options_.json ? PrintJson() : PrintTable());
     return Verdict();
   }
@@ -121,6 +123,14 @@ class Selftest {
         for (const DType precision : {DType::kF64, DType::kF32}) {
           layouts_.push_back({.layout = &layout, .model = model, .precision = precision});
         }
+      }
+    }
+    for (const CheckedLayout& layout : PackingLayouts()) {
+      const bool wanted = layout.ranks() == 1 || absl::StrContains(layout.name(), options_.only);
+      if (!wanted || layout.ranks() > ranks) continue;
+      for (const CheckedModel model : layout.models) {
+        for (const DType precision : {DType::kF64, DType::kF32, DType::kBf16})
+          packing_.push_back({.layout = &layout, .model = model, .precision = precision});
       }
     }
     if (!layouts_.empty()) return absl::OkStatus();
@@ -181,16 +191,28 @@ class Selftest {
     return parts_[ranks] = is_first ? part : nullptr;
   }
 
-  PackingRow CheckPackingOf(CheckedModel model, DType precision) {
-    PackingRow row{.model = model, .precision = precision};
+  absl::Status CheckPackingOf(PackingRow& row) {
+    SetStatusLine(absl::StrCat("packed documents, ", row.name()));
     const auto begin = std::chrono::steady_clock::now();
-    const absl::StatusOr<PackingVerdict> verdict =
-        CheckPacking(model, precision,
-                     options_.fault == kPacking ? PackingFault::kOneDocument : PackingFault::kNone);
-    row.status = verdict.status();
-    if (verdict.ok()) row.verdict = *verdict;
+    const PackingFault fault =
+        options_.fault == kPacking ? PackingFault::kOneDocument : PackingFault::kNone;
+    std::shared_ptr<Communicator> part;
+    if (in_processes()) {
+      PLAIT_ASSIGN_OR_RETURN(part, FirstRanks(row.layout->ranks()));
+    }
+    row.status = [&]() -> absl::Status {
+      if (in_processes() && part == nullptr) return absl::OkStatus();
+      const auto verdict = in_processes()
+                               ? CheckPacking(part, row.model, row.precision, *row.layout, fault)
+                               : CheckPacking(row.model, row.precision, *row.layout, fault);
+      PLAIT_RETURN_IF_ERROR(verdict.status());
+      row.verdict = *verdict;
+      return absl::OkStatus();
+    }();
+    if (in_processes()) row.status = Agreed(row.status);
     row.seconds = SecondsSince(begin);
-    return row;
+    SetStatusLine("");
+    return absl::OkStatus();
   }
 
   void PrintTable() const {
@@ -213,8 +235,7 @@ class Selftest {
       }
     }
     for (const PackingRow& row : packing_) {
-      std::printf("packed documents, %s %s: ", std::string(Name(row.model)).c_str(),
-                  NameOf(row.precision));
+      std::printf("packed documents, %s: ", row.name().c_str());
       if (!row.status.ok()) {
         std::printf("%s\n", std::string(row.status.message()).c_str());
       } else if (row.ok()) {
@@ -252,7 +273,8 @@ class Selftest {
     bool isolated = true;
     for (const PackingRow& row : packing_) {
       isolated = isolated && row.ok();
-      Json entry = {{"model", std::string(Name(row.model))},
+      Json entry = {{"layout", row.layout->name()},
+                    {"model", std::string(Name(row.model))},
                     {"precision", NameOf(row.precision)},
                     {"ok", row.ok()},
                     {"seconds", row.seconds}};

@@ -1,5 +1,6 @@
 #include "trainer/packing_check.h"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -8,6 +9,9 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "base/status_macros.h"
+#include "checkpoint/shard_overlap.h"
+#include "parallel/host_collectives.h"
+#include "parallel/local_communicator.h"
 #include "recipes/schema/recipe.pb.h"
 #include "trainer/model_runtime.h"
 
@@ -32,7 +36,7 @@ std::vector<int32_t> Document(int64_t tokens, uint64_t seed, int32_t first_id) {
 
 // A, which may be of no tokens, then B.
 absl::StatusOr<Microbatch> Pack(const std::vector<int32_t>& a, const std::vector<int32_t>& b,
-                                DType precision, PackingFault fault) {
+                                DType precision, const TokenPart& part, PackingFault fault) {
   std::vector<int32_t> ids = a, offsets = {0};
   ids.insert(ids.end(), b.begin(), b.end());
   if (!a.empty() && fault == PackingFault::kNone) offsets.push_back(static_cast<int32_t>(a.size()));
@@ -47,11 +51,13 @@ absl::StatusOr<Microbatch> Pack(const std::vector<int32_t>& a, const std::vector
   return Microbatch::Create(
       Tensor::FromValues<int32_t>({tokens}, ids), Tensor::FromValues<int32_t>({tokens}, targets),
       Tensor::FromValues<float>({tokens}, weights),
-      Tensor::FromValues<int32_t>({static_cast<int64_t>(offsets.size())}, offsets), precision);
+      Tensor::FromValues<int32_t>({static_cast<int64_t>(offsets.size())}, offsets), precision,
+      part);
 }
 
-absl::StatusOr<Recipe> PackingRecipe(CheckedModel model, DType precision) {
-  PLAIT_ASSIGN_OR_RETURN(Recipe recipe, CheckedRecipe(model, precision, {}));
+absl::StatusOr<Recipe> PackingRecipe(CheckedModel model, DType precision,
+                                     const CheckedLayout& layout) {
+  PLAIT_ASSIGN_OR_RETURN(Recipe recipe, CheckedRecipe(model, precision, layout));
   if (recipe.model().has_experts()) {
     recipe.mutable_model()->mutable_experts()->set_balance_loss_coefficient(0);
     recipe.mutable_model()->mutable_experts()->set_z_loss_coefficient(0);
@@ -60,43 +66,66 @@ absl::StatusOr<Recipe> PackingRecipe(CheckedModel model, DType precision) {
   return recipe;
 }
 
-// What of B can be seen.
+// What of B can be seen on this rank.
 struct Observed {
-  Tensor log_probability;  // [tokens of B]
-  Tensor input_gradient;   // [ids, model_dim]
+  Tensor log_probability;  // [tokens of B in the rank's segment]
+  Tensor input_gradient;   // [elements of B's ids in the rank's share]
 };
+
+Tensor InputGradient(const ShardedParameter& embedding) {
+  const int64_t first = kFirstId * embedding.spec.logical_shape[1];
+  const Tensor shard = embedding.gradient;
+  std::vector<Tensor> parts;
+  int64_t elements = 0;
+  for (const ShardRun& run : RunsOf(embedding.spec)) {
+    const int64_t skip = std::clamp<int64_t>(first - run.logical, 0, run.length);
+    if (skip == run.length) continue;
+    parts.push_back(shard.Flat(run.shard + skip, {run.length - skip}));
+    elements += run.length - skip;
+  }
+  Tensor gradient = Tensor::OnHost(shard.dtype(), {elements});
+  char* to = static_cast<char*>(gradient.raw());
+  for (const Tensor& part : parts) {
+    std::memcpy(to, part.raw(), part.bytes());
+    to += part.bytes();
+  }
+  return gradient;
+}
 
 class PackedModel {
  public:
-  static absl::StatusOr<std::unique_ptr<PackedModel>> Create(CheckedModel model, DType precision) {
-    PLAIT_ASSIGN_OR_RETURN(const Recipe recipe, PackingRecipe(model, precision));
+  // Collective, as Observe.
+  static absl::StatusOr<std::unique_ptr<PackedModel>> Create(
+      const std::shared_ptr<Communicator>& world, const Recipe& recipe) {
     std::unique_ptr<PackedModel> packed(new PackedModel);
-    PLAIT_ASSIGN_OR_RETURN(packed->runtime_, ModelRuntime::Create(packed->execution_, recipe));
+    PLAIT_ASSIGN_OR_RETURN(packed->runtime_,
+                           ModelRuntime::Create(packed->execution_, recipe, world));
     PLAIT_RETURN_IF_ERROR(
         packed->runtime_.model->Initialize(*packed->runtime_.sharder, recipe.seed()));
     return packed;
   }
 
+  // Every data-parallel rank has the same microbatch.
   absl::StatusOr<Observed> Observe(const std::vector<int32_t>& a, const std::vector<int32_t>& b,
                                    PackingFault fault) {
     LanguageModel& model = *runtime_.model;
     ParameterSharder& sharder = *runtime_.sharder;
-    PLAIT_ASSIGN_OR_RETURN(const Microbatch microbatch, Pack(a, b, model.dtype(), fault));
+    PLAIT_ASSIGN_OR_RETURN(const Microbatch microbatch,
+                           Pack(a, b, model.dtype(), TokenPart::Of(*runtime_.mesh), fault));
     const StepCounts counts{.weight_sum = static_cast<double>(b.size() - 1),
                             .real_tokens = static_cast<double>(a.size() + b.size())};
     sharder.ZeroGradients();
     PLAIT_ASSIGN_OR_RETURN(const MicrobatchLosses losses,
                            model.LossAndGradient(execution_, sharder, microbatch, counts));
     PLAIT_RETURN_IF_ERROR(sharder.FinishGradients(execution_));
-    const auto begin = static_cast<int64_t>(a.size());
-    Observed observed{
-        .log_probability =
-            losses.log_probability.Slice(begin, begin + static_cast<int64_t>(b.size())).Clone()};
+    const SequenceLayout& layout = microbatch.layout;
+    const int64_t begin = std::clamp<int64_t>(static_cast<int64_t>(a.size()) - layout.segment_begin,
+                                              0, layout.tokens);
+    Observed observed{.log_probability =
+                          losses.log_probability.Slice(begin, layout.tokens).Clone()};
     for (const ShardedParameter& parameter : sharder.sharded()) {
-      if (parameter.name != "model.embed_tokens.weight") continue;
-      observed.input_gradient = parameter.gradient.Reshape(parameter.spec.logical_shape)
-                                    .Slice(kFirstId, kFirstId + kNumIds)
-                                    .Clone();
+      if (parameter.name == "model.embed_tokens.weight")
+        observed.input_gradient = InputGradient(parameter);
     }
     return observed;
   }
@@ -104,7 +133,7 @@ class PackedModel {
  private:
   PackedModel() = default;
 
-  Execution execution_;
+  Execution execution_{{.num_threads = 1}};
   ModelRuntime runtime_;
 };
 
@@ -121,33 +150,64 @@ int64_t NumDifferingElements(const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
-absl::StatusOr<PackingVerdict> CheckPacking(CheckedModel model, DType precision,
-                                            PackingFault fault) {
+const std::vector<CheckedLayout>& PackingLayouts() {
+  static const std::vector<CheckedLayout>* const layouts = new std::vector<CheckedLayout>{
+      {},
+      {.sizes = {.tensor = 2}},
+      {.sizes = {.context = 2}},
+      {.sizes = {.context = 4}, .variant = "ring", .settings = {"parallel.context_attention=RING"}},
+      {.sizes = {.shard = 2, .context = 2, .expert = 4}, .models = {CheckedModel::kJamba}},
+  };
+  return *layouts;
+}
+
+absl::StatusOr<PackingVerdict> CheckPacking(const std::shared_ptr<Communicator>& world,
+                                            CheckedModel model, DType precision,
+                                            const CheckedLayout& layout, PackingFault fault) {
   PLAIT_CHECK(model != CheckedModel::kTiedJamba);
   struct Other {
     int64_t tokens;
     uint64_t seed;
   };
-  // The first three differ in what they hold, the others in length: around the chunks of the scan
-  // and the rows that kernels take at a time.
-  constexpr Other kOthers[] = {{29, 2}, {29, 3}, {29, 4}, {0, 2},  {1, 2},
-                               {31, 2}, {32, 2}, {33, 2}, {64, 2}, {200, 2}};
-  PLAIT_ASSIGN_OR_RETURN(const auto packed, PackedModel::Create(model, precision));
-  const std::vector<int32_t> b = Document(kDocumentTokens, /*seed=*/1, kFirstId);
-  PackingVerdict verdict;
-  Observed first;
-  for (const Other& other : kOthers) {
-    const std::vector<int32_t> a = Document(other.tokens, other.seed, /*first_id=*/0);
-    PLAIT_ASSIGN_OR_RETURN(Observed observed, packed->Observe(a, b, fault));
-    if (verdict.documents++ == 0) {
-      first = std::move(observed);
-    } else {
-      verdict.differing_outputs +=
-          NumDifferingElements(observed.log_probability, first.log_probability);
-      verdict.differing_gradients +=
-          NumDifferingElements(observed.input_gradient, first.input_gradient);
-    }
+  // They differ in what they hold; on one rank, where a document's place does not decide which of
+  // its sums are cut between ranks, in length too: around the chunks of the scan and the rows that
+  // kernels take at a time.
+  std::vector<Other> others = {{31, 2}, {31, 3}, {31, 4}, {31, 5}};
+  if (world->size() == 1) {
+    for (const int64_t tokens : {0, 1, 29, 32, 33, 64, 200}) others.push_back({tokens, 2});
   }
+  PLAIT_ASSIGN_OR_RETURN(const Recipe recipe, PackingRecipe(model, precision, layout));
+  PLAIT_ASSIGN_OR_RETURN(const auto packed, PackedModel::Create(world, recipe));
+  const std::vector<int32_t> b = Document(kDocumentTokens, /*seed=*/1, kFirstId);
+  Observed first;
+  double differing[] = {0, 0};
+  for (size_t i = 0; i < others.size(); ++i) {
+    const std::vector<int32_t> a = Document(others[i].tokens, others[i].seed, /*first_id=*/0);
+    PLAIT_ASSIGN_OR_RETURN(Observed observed, packed->Observe(a, b, fault));
+    if (i == 0) {
+      first = std::move(observed);
+      continue;
+    }
+    differing[0] += NumDifferingElements(observed.log_probability, first.log_probability);
+    differing[1] += NumDifferingElements(observed.input_gradient, first.input_gradient);
+  }
+  PLAIT_RETURN_IF_ERROR(
+      AllReduceOnHost(*world, {differing, DType::kF64, 2}, ReduceOperation::kSum));
+  return PackingVerdict{.documents = static_cast<int>(others.size()),
+                        .differing_outputs = static_cast<int64_t>(differing[0]),
+                        .differing_gradients = static_cast<int64_t>(differing[1])};
+}
+
+absl::StatusOr<PackingVerdict> CheckPacking(CheckedModel model, DType precision,
+                                            const CheckedLayout& layout, PackingFault fault) {
+  PackingVerdict verdict;
+  PLAIT_RETURN_IF_ERROR(RunLocalRanks(
+      layout.ranks(), [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
+        PLAIT_ASSIGN_OR_RETURN(const PackingVerdict own,
+                               CheckPacking(world, model, precision, layout, fault));
+        if (world->rank() == 0) verdict = own;
+        return absl::OkStatus();
+      }));
   return verdict;
 }
 
