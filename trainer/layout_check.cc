@@ -321,9 +321,10 @@ absl::StatusOr<std::vector<LayoutDifference>> CompareWithOneRank(CheckedModel mo
 
 const LayoutDifference& WorstOf(const std::vector<LayoutDifference>& differences) {
   PLAIT_CHECK(!differences.empty());
-  // In units of the bound; where that is 0, any error is more than all others.
+  // In units of the bound; where that is 0, any error is more than all others. Of what is equal to
+  // the last bit, something that need not be.
   const auto excess = [](const LayoutDifference& d) {
-    return d.bound > 0 ? d.error / d.bound : d.error > 0 ? kInfinity : 0;
+    return std::pair(d.bound > 0 ? d.error / d.bound : d.error > 0 ? kInfinity : 0, d.bound);
   };
   return *std::max_element(
       differences.begin(), differences.end(),
