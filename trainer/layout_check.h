@@ -47,8 +47,8 @@ struct LayoutFault {
   std::string tensor;
 };
 
-// Collective over the layout's ranks; the same answer on each, in the order of names. NotFound for a
-// fault in a tensor that is not there.
+// Collective over the layout's ranks; the same answer on each, in the order of names. NotFound for
+// a fault in a tensor that is not there.
 absl::StatusOr<std::vector<LayoutDifference>> CompareWithOneRank(
     const std::shared_ptr<Communicator>& world, CheckedModel model, DType precision,
     const CheckedLayout& layout, const CheckedStep& one_rank, const LayoutFault& fault = {});
