@@ -10,13 +10,6 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 
-size_t SizeClass(size_t bytes) {
-  if (bytes <= 512)
-    return (bytes + kAlignment - 1) / kAlignment * kAlignment + (bytes == 0 ? kAlignment : 0);
-  const size_t granule = std::bit_floor(bytes) / 8;
-  return (bytes + granule - 1) / granule * granule;
-}
-
 [[noreturn]] void OutOfMemory(size_t bytes, size_t held) {
   std::fprintf(stderr,
                "plait: out of memory: asked the system for %zu bytes while holding %zu; use a "
@@ -38,8 +31,15 @@ std::shared_ptr<void> AllocateZeroed(size_t bytes) {
 
 Allocator::~Allocator() { Trim(); }
 
+size_t Allocator::RoundedSize(size_t bytes) {
+  if (bytes <= 512)
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment + (bytes == 0 ? kAlignment : 0);
+  const size_t granule = std::bit_floor(bytes) / 8;
+  return (bytes + granule - 1) / granule * granule;
+}
+
 std::shared_ptr<void> Allocator::Allocate(size_t bytes) {
-  const size_t size_class = SizeClass(bytes);
+  const size_t size_class = RoundedSize(bytes);
   void* block = nullptr;
   {
     std::lock_guard lock(mutex_);

@@ -22,6 +22,9 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
 
+  // What a block of `bytes` takes: its size class.
+  static size_t RoundedSize(size_t bytes);
+
   // Uninitialised block of at least `bytes`; it returns to this allocator with its last owner.
   std::shared_ptr<void> Allocate(size_t bytes);
 

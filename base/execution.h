@@ -33,6 +33,7 @@ class Execution {
   Stream& communication() { return communication_; }
   Stream& copy() { return copy_; }
   Allocator& allocator() { return *allocator_; }
+  const Allocator& allocator() const { return *allocator_; }
 
   Tensor Empty(DType dtype, const Shape& shape) { return Tensor::Empty(*allocator_, dtype, shape); }
   Tensor Zeros(DType dtype, const Shape& shape) { return Tensor::Zeros(*allocator_, dtype, shape); }

@@ -18,6 +18,9 @@
 
 namespace plait {
 
+// Leases at a time by messages, but those of held units.
+inline constexpr int kMessageLeases = 2;
+
 class GradientExchange {
  public:
   struct Lease {

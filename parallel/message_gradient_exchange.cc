@@ -10,7 +10,7 @@ class MessageGradientExchange final : public GradientExchange {
   MessageGradientExchange(Communicator& communicator, DType wire)
       : communicator_(communicator), wire_(wire) {}
 
-  bool IsFull(bool held) const override { return !held && leases_ == kLeases; }
+  bool IsFull(bool held) const override { return !held && leases_ == kMessageLeases; }
 
   absl::StatusOr<Lease> Acquire(Execution& execution, DType dtype,
                                 std::span<const int64_t> elements, bool held) override {
@@ -62,7 +62,6 @@ class MessageGradientExchange final : public GradientExchange {
   }
 
  private:
-  static constexpr int kLeases = 2;
   static constexpr int kHeld = 1;
 
   Communicator& communicator_;

@@ -14,13 +14,6 @@ namespace {
 
 constexpr std::array<MeshGroup, kNumMeshGroups> kGroups = {MeshGroup::kData, MeshGroup::kSequence,
                                                            MeshGroup::kExpertData};
-// Units whose gradients are under way at a time: more let ranks of different speed drift further
-// apart before one waits, as long as their buffers stay small.
-constexpr size_t kExchangeBytes = size_t{256} << 20;
-int ExchangeSlots(size_t largest_unit_bytes) {
-  return static_cast<int>(std::clamp<size_t>(kExchangeBytes / largest_unit_bytes, 2, 4));
-}
-
 absl::Status CheckUnits(const std::vector<ParameterUnit>& units) {
   std::unordered_set<std::string> names;
   for (const ParameterUnit& unit : units) {
@@ -45,7 +38,45 @@ absl::Status CheckUnits(const std::vector<ParameterUnit>& units) {
   return absl::OkStatus();
 }
 
+// Bytes of all slots in a window; more slots than two only while they stay below.
+constexpr size_t kExchangeBytes = size_t{256} << 20;
+
+std::array<int64_t, kNumMeshGroups> SectionParts(const DeviceMesh& mesh,
+                                                 const SharderOptions& options) {
+  std::array<int64_t, kNumMeshGroups> parts;
+  for (const MeshGroup group : kGroups) {
+    const DeviceMesh::Group& ranks = mesh.group(group);
+    // Canonical: replicas divide a share's reduction among them.
+    parts[static_cast<int>(group)] = options.canonical ? ranks.owners->size() : ranks.shard->size();
+  }
+  return parts;
+}
+
 }  // namespace
+
+int NumExchangeSlots(size_t largest_unit_bytes) {
+  return static_cast<int>(std::clamp<size_t>(kExchangeBytes / largest_unit_bytes, 2, 4));
+}
+
+std::vector<std::vector<SectionLayout>> SectionLayouts(const DeviceMesh& mesh,
+                                                       const std::vector<ParameterUnit>& units,
+                                                       const SharderOptions& options) {
+  const std::array<int64_t, kNumMeshGroups> parts = SectionParts(mesh, options);
+  std::vector<std::vector<SectionLayout>> layouts;
+  for (const ParameterUnit& unit : units) {
+    // Groups of the same ranks make one section.
+    for (Parameter* parameter : unit.parameters) {
+      const bool same =
+          parameter->group == MeshGroup::kSequence
+              ? mesh.size(MeshAxis::kTensor) == 1
+              : parameter->group == MeshGroup::kExpertData && mesh.size(MeshAxis::kExpert) == 1;
+      if (same) parameter->group = MeshGroup::kData;
+    }
+    layouts.push_back(unit.is_elsewhere ? std::vector<SectionLayout>()
+                                        : LayOutSections(unit.parameters, parts));
+  }
+  return layouts;
+}
 
 absl::StatusOr<std::unique_ptr<ParameterSharder>> ParameterSharder::Create(
     Execution& execution, const DeviceMesh& mesh, std::vector<ParameterUnit> units,
@@ -67,27 +98,9 @@ absl::StatusOr<std::unique_ptr<ParameterSharder>> ParameterSharder::Create(
 }
 
 absl::Status ParameterSharder::LayOut(Execution&) {
-  std::array<int64_t, kNumMeshGroups> parts;
-  for (const MeshGroup group : kGroups) {
-    const DeviceMesh::Group& ranks = mesh_.group(group);
-    // Canonical: replicas divide a share's reduction among them.
-    parts[static_cast<int>(group)] =
-        options_.canonical ? ranks.owners->size() : ranks.shard->size();
-  }
-  for (const ParameterUnit& unit : units_) {
-    // Groups of the same ranks make one section.
-    for (Parameter* parameter : unit.parameters) {
-      const bool same =
-          parameter->group == MeshGroup::kSequence
-              ? mesh_.size(MeshAxis::kTensor) == 1
-              : parameter->group == MeshGroup::kExpertData && mesh_.size(MeshAxis::kExpert) == 1;
-      if (same) parameter->group = MeshGroup::kData;
-    }
+  for (std::vector<SectionLayout>& layouts : SectionLayouts(mesh_, units_, options_)) {
     sections_.emplace_back();
-    if (unit.is_elsewhere) continue;
-    for (SectionLayout& layout : LayOutSections(unit.parameters, parts)) {
-      sections_.back().push_back({.layout = std::move(layout)});
-    }
+    for (SectionLayout& layout : layouts) sections_.back().push_back({.layout = std::move(layout)});
   }
   return absl::OkStatus();
 }
@@ -107,6 +120,7 @@ absl::Status ParameterSharder::AllocateValues(Execution& execution) {
     if (ranks > 1 && bytes > 0 && !options_.messages_only) {
       PLAIT_ASSIGN_OR_RETURN(
           window, SharedWindow::Create(*mesh_.group(group).shard, bytes, /*num_flags=*/0));
+      if (window != nullptr) window_bytes_ += static_cast<int64_t>(bytes) / ranks;
     }
     size_t offset = 0;
     for (size_t u = 0; u < sections_.size(); ++u) {
@@ -176,11 +190,13 @@ absl::Status ParameterSharder::MakeExchanges() {
     }
     if (largest == 0 || (owners.size() == 1 && !options_.canonical)) continue;
     std::unique_ptr<GradientExchange>& exchange = exchanges_[static_cast<int>(group)];
-    const int slots = ExchangeSlots(largest);
-    gradient_buffer_bytes_ += static_cast<int64_t>(largest) * (slots + (held ? 1 : 0));
+    const int slots = NumExchangeSlots(largest);
+    const int64_t buffer_bytes = static_cast<int64_t>(largest) * (slots + (held ? 1 : 0));
+    gradient_buffer_bytes_ += buffer_bytes;
     if (!options_.messages_only) {
       PLAIT_ASSIGN_OR_RETURN(exchange, MakeSharedGradientExchange(owners, largest, slots, held));
     }
+    if (exchange != nullptr) window_bytes_ += buffer_bytes;
     if (exchange == nullptr) {
       exchange = MakeMessageGradientExchange(owners, options_.gradient_wire);
     }

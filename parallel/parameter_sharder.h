@@ -57,6 +57,16 @@ struct SharderOptions {
   bool messages_only = false;
 };
 
+// Units whose gradients are under way through a window at a time: more let ranks of different speed
+// drift further apart before one waits.
+int NumExchangeSlots(size_t largest_unit_bytes);
+
+// Sections by unit, as a sharder of these units lays them out. Gives parameters of groups that have
+// the same ranks one group.
+std::vector<std::vector<SectionLayout>> SectionLayouts(const DeviceMesh& mesh,
+                                                       const std::vector<ParameterUnit>& units,
+                                                       const SharderOptions& options);
+
 class ParameterSharder {
  public:
   // Collective. Allocates masters, gradients (zero) and values for all units. Parameter::dtype must
@@ -104,6 +114,8 @@ class ParameterSharder {
     int64_t gradient_buffers = 0;  // of whole units, on their way
   };
   Memory memory() const;
+  // This rank's equal part of the windows: memory that its Execution's allocator does not count.
+  int64_t window_bytes() const { return window_bytes_; }
 
  private:
   struct Section {
@@ -152,6 +164,7 @@ class ParameterSharder {
   std::array<std::unique_ptr<SharedWindow>, kNumMeshGroups> windows_;  // nullptr: none
   std::array<std::unique_ptr<GradientExchange>, kNumMeshGroups> exchanges_;  // nullptr: direct
   int64_t gradient_buffer_bytes_ = 0;
+  int64_t window_bytes_ = 0;
   std::vector<Outstanding> outstanding_;  // in the order of PrepareGradients
 };
 
