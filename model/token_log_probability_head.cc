@@ -11,10 +11,6 @@
 namespace plait {
 namespace {
 
-// Tokens per chunk: logits of 128 x 65,536 f32 are 32 MiB, of a small vocabulary they stay in
-// cache.
-constexpr int64_t kChunkTokens = 128;
-
 double At(const Tensor& tensor, int64_t i) {
   return tensor.dtype() == DType::kF64 ? tensor.data<double>()[i]
                                        : static_cast<double>(tensor.data<float>()[i]);
@@ -81,8 +77,8 @@ absl::StatusOr<TokenLogProbabilityHead::LossGradient> TokenLogProbabilityHead::R
   LossGradient result{.log_probability = execution.Empty(statistics, {tokens}), .dx = {}};
   Tensor dx = coefficients != nullptr ? execution.Empty(x.dtype(), x.shape()) : Tensor();
   const std::vector<int32_t> own_targets = OwnTargets(targets);
-  for (int64_t begin = 0; begin < tokens; begin += kChunkTokens) {
-    const int64_t end = std::min(begin + kChunkTokens, tokens);
+  for (int64_t begin = 0; begin < tokens; begin += kHeadChunkTokens) {
+    const int64_t end = std::min(begin + kHeadChunkTokens, tokens);
     const Tensor x_chunk = x.Slice(begin, end);
     PLAIT_ASSIGN_OR_RETURN(Tensor logits, Logits(execution, x_chunk));
     Tensor log_probability = result.log_probability.Slice(begin, end);

@@ -21,6 +21,10 @@
 
 namespace plait {
 
+// Tokens per chunk: logits of 128 x 65,536 f32 are 32 MiB, of a small vocabulary they stay in
+// cache.
+inline constexpr int64_t kHeadChunkTokens = 128;
+
 class TokenLogProbabilityHead {
  public:
   // weight: this rank's part of the vocabulary; outlives the head.

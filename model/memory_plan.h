@@ -1,0 +1,44 @@
+// What one rank holds in a step of training: LanguageModel::LossAndGradient and the sharder under
+// it, played on a timeline microbatch by microbatch. Nothing is computed and no memory is taken.
+// Counted: everything that comes from Execution's allocator, in its size classes, and the rank's
+// part of windows that the ranks of a host share. Not counted: a batch's tokens and offsets (28
+// bytes a token), temporaries inside the CPU's communicators, code and libraries.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/block_memory.h"
+#include "model/language_model.h"
+#include "parallel/sharder_memory.h"
+
+namespace plait {
+
+struct MemoryPlanOptions {
+  Recomputation recomputation = Recomputation::kNone;
+  SharderOptions sharder;
+  bool windows = false;  // ranks share the memory of one host
+  int64_t microbatches = 1;
+};
+
+// One kind of block.
+struct BlockKindMemory {
+  std::string kind;
+  int64_t blocks = 0;     // on this rank
+  int64_t kept = 0;       // bytes that the forward leaves to the backward, of one block
+  int64_t workspace = 0;  // most bytes beside those while its forward or backward runs
+};
+
+struct MemoryPlan {
+  int64_t total = 0;                  // most bytes held at a time
+  MemoryTimeline::Classes classes{};  // of what `total` consists
+  int64_t worst_total = 0;  // where all tokens choose experts of one rank
+  std::vector<BlockKindMemory> kinds;
+};
+
+// model: made over `mesh`; its units say which parameters this rank has. sizes: of the rank.
+MemoryPlan PlanMemory(const DeviceMesh& mesh, LanguageModel& model, const RankSizes& sizes,
+                      const MemoryPlanOptions& options);
+
+}  // namespace plait
