@@ -195,7 +195,13 @@ void CheckAxes(const recipe::v1::Recipe& recipe, ProblemList& problems) {
                 std::clamp<int64_t>(model.model_dim(), 0, kMaxDim));
   }
   if (model.has_experts()) {
-    divides("expert", recipe.parallel().expert(), "experts.experts", model.experts().experts());
+    const int64_t expert = recipe.parallel().expert();
+    if (tensor > 1 && expert >= 1 && expert <= kMaxDim && tensor <= kMaxDim) {
+      divides("expert x parallel.tensor", expert * tensor, "experts.experts",
+              model.experts().experts());
+    } else {
+      divides("expert", expert, "experts.experts", model.experts().experts());
+    }
   } else if (recipe.parallel().expert() > 1) {
     problems.Add("parallel.expert", recipe.parallel().expert(), "needs model.experts");
   }

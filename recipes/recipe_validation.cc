@@ -136,9 +136,39 @@ void CheckSchedule(const Stage& stage, const std::string& path, ProblemList& pro
   }
 }
 
+// A microbatch's tokens are cut into a segment for each context rank and rows for each tensor rank.
+void CheckTokenAxes(const recipe::v1::Parallel& parallel, const std::string& path,
+                    int64_t microbatch, ProblemList& problems) {
+  const int64_t context = parallel.context(), tensor = parallel.tensor();
+  if (context < 1 || context > kMaxAxis || tensor < 1 || tensor > kMaxAxis) return;
+  const std::string tokens = absl::StrCat(path, "rows_per_microbatch x ", path, "row_tokens");
+  if (tensor == 1) {
+    problems.Divides("parallel.context", context, tokens, microbatch);
+  } else if (context == 1) {
+    problems.Divides("parallel.tensor", tensor, tokens, microbatch);
+  } else {
+    problems.Divides("parallel.context x parallel.tensor", context * tensor, tokens, microbatch);
+  }
+}
+
+// A step is whole microbatches, as many for every rank.
+void CheckMicrobatches(const Stage& stage, const std::string& path, int64_t microbatch,
+                       int64_t data_parallel, ProblemList& problems) {
+  if (stage.tokens_per_step() % microbatch != 0) {
+    problems.Add(
+        path + "tokens_per_step", stage.tokens_per_step(),
+        absl::StrCat("is not a multiple of rows_per_microbatch x row_tokens = ", microbatch));
+  } else if (data_parallel > 1 && stage.tokens_per_step() / microbatch % data_parallel != 0) {
+    problems.Add(
+        path + "tokens_per_step", stage.tokens_per_step(),
+        absl::StrCat("makes ", stage.tokens_per_step() / microbatch,
+                     " microbatches, not a multiple of the data-parallel size ", data_parallel));
+  }
+}
+
 // data_parallel: 0 where it is not known.
-void CheckStage(const Stage& stage, const std::string& path, int64_t data_parallel, int64_t context,
-                ProblemList& problems) {
+void CheckStage(const Stage& stage, const std::string& path, int64_t data_parallel,
+                const recipe::v1::Parallel& parallel, ProblemList& problems) {
   if (problems.Require(stage.has_steps(), path + "steps")) {
     problems.Between(path + "steps", stage.steps(), 1, kMaxSteps);
   }
@@ -150,25 +180,15 @@ void CheckStage(const Stage& stage, const std::string& path, int64_t data_parall
   const bool step_valid =
       problems.Require(stage.has_tokens_per_step(), path + "tokens_per_step") &&
       problems.AtLeast<int64_t>(path + "tokens_per_step", stage.tokens_per_step(), 1);
-  if (row_valid && context > 1) {
-    problems.Divides("parallel.context", context, path + "row_tokens", stage.row_tokens());
-  }
   if (row_valid && rows_valid) {
     const int64_t microbatch = stage.rows_per_microbatch() * stage.row_tokens();
-    const std::string product = absl::StrCat("rows_per_microbatch x row_tokens = ", microbatch);
     if (microbatch > kMaxMicrobatch) {
       problems.Add(path + "rows_per_microbatch", stage.rows_per_microbatch(),
                    absl::StrCat("makes microbatches of ", microbatch, " tokens, at most ",
                                 kMaxMicrobatch, " fit"));
-    } else if (step_valid && stage.tokens_per_step() % microbatch != 0) {
-      problems.Add(path + "tokens_per_step", stage.tokens_per_step(),
-                   absl::StrCat("is not a multiple of ", product));
-    } else if (step_valid && data_parallel > 1 &&
-               stage.tokens_per_step() / microbatch % data_parallel != 0) {
-      problems.Add(
-          path + "tokens_per_step", stage.tokens_per_step(),
-          absl::StrCat("makes ", stage.tokens_per_step() / microbatch,
-                       " microbatches, not a multiple of the data-parallel size ", data_parallel));
+    } else {
+      CheckTokenAxes(parallel, path, microbatch, problems);
+      if (step_valid) CheckMicrobatches(stage, path, microbatch, data_parallel, problems);
     }
   }
   if (problems.Require(stage.has_schedule(), path + "schedule")) {
@@ -190,7 +210,7 @@ void CheckStages(const Recipe& recipe, int64_t data_parallel, ProblemList& probl
                      absl::StrCat("is also the name of stages.", other->second));
       }
     }
-    CheckStage(stage, path, data_parallel, recipe.parallel().context(), problems);
+    CheckStage(stage, path, data_parallel, recipe.parallel(), problems);
     if (stage.steps() > 0 && stage.steps() <= kMaxSteps) steps += stage.steps();
   }
   problems.AtMost("stages", steps, kMaxSteps);

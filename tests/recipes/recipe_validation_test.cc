@@ -253,8 +253,9 @@ INSTANTIATE_TEST_SUITE_P(
                   "recipe parallel = pipeline 1 x replicate 3 x shard unset x context 1 x tensor 1 "
                   "does not make a world of 4 ranks",
                   4},
-        BadRecipe{kHybrid, "parallel.replicate=1000000 parallel.context=128",
-                  "recipe parallel.context = 128 does not divide stages.0.row_tokens = 64",
+        BadRecipe{kHybrid, "parallel.replicate=1000000 parallel.context=256",
+                  "recipe parallel.context = 256 does not divide stages.0.rows_per_microbatch x "
+                  "stages.0.row_tokens = 128",
                   kAnyWorldSize},
         BadRecipe{kHybrid, "parallel.expert=3",
                   "recipe parallel.expert = 3 does not divide model.experts.experts = 4",
@@ -262,10 +263,27 @@ INSTANTIATE_TEST_SUITE_P(
         BadRecipe{
             kHybrid, "parallel.expert=4",
             "recipe parallel.expert = 4 does not divide parallel.shard x parallel.context = 2", 2},
+        BadRecipe{kHybrid, "parallel.expert=4 parallel.tensor=2",
+                  "recipe parallel.expert x parallel.tensor = 8 does not divide "
+                  "model.experts.experts = 4",
+                  kAnyWorldSize},
+        BadRecipe{kHybrid,
+                  "parallel.tensor=2 stages.0.rows_per_microbatch=1 "
+                  "stages.0.row_tokens=63 stages.0.tokens_per_step=630",
+                  "recipe parallel.tensor = 2 does not divide stages.0.rows_per_microbatch x "
+                  "stages.0.row_tokens = 63",
+                  2},
+        BadRecipe{kHybrid,
+                  "parallel.tensor=2 parallel.context=64 stages.0.rows_per_microbatch=1 "
+                  "stages.0.row_tokens=64 stages.0.tokens_per_step=640",
+                  "recipe parallel.context x parallel.tensor = 128 does not divide "
+                  "stages.0.rows_per_microbatch x stages.0.row_tokens = 64",
+                  kAnyWorldSize},
         BadRecipe{kLlama, "parallel.expert=2", "recipe parallel.expert = 2 needs model.experts", 2},
         BadRecipe{kLlama,
                   "parallel.tensor=3 model.attention.heads=6 model.attention.head_dim=64 "
-                  "model.vocabulary=510 model.hidden_dim=100",
+                  "model.vocabulary=510 model.hidden_dim=100 stages.0.row_tokens=96 "
+                  "stages.0.tokens_per_step=960",
                   "recipe parallel.tensor = 3 does not divide model.hidden_dim = 100", 3},
         BadRecipe{kHybrid, "parallel.tensor=4",
                   "recipe parallel.tensor = 4 does not divide model.attention.kv_heads = 2", 4},
