@@ -46,6 +46,7 @@ absl::Status RunStep(const StepOptions& options) {
         {"gemm_peak_flops_per_second", result.gemm_peak_flops_per_second},
         {"share_of_gemm_peak", result.share_of_gemm_peak},
         {"memory_bytes", result.memory_bytes},
+        {"allocated_bytes_peak", result.allocated_bytes_peak},
         {"seconds_to_first_step", result.seconds_to_first_step}};
     std::printf("%s\n", answer.dump().c_str());
     return absl::OkStatus();

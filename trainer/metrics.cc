@@ -80,6 +80,7 @@ Json StepJson(const StepMetrics& metrics) {
                {"model_flops_per_second", metrics.model_flops_per_second()},
                {"share_of_gemm_peak", nullptr},
                {"memory_bytes", metrics.memory_bytes},
+               {"allocated_bytes_peak", metrics.allocated_bytes_peak},
                {"communication_wait_seconds", metrics.communication_wait_seconds},
                {"data_wait_seconds", metrics.data_wait_seconds},
                {"step_seconds", metrics.step_seconds},

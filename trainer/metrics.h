@@ -40,6 +40,7 @@ struct StepMetrics {
   double model_flops = 0;                 // of the step
   double gemm_peak_flops_per_second = 0;  // 0: not measured
   int64_t memory_bytes = 0;               // peak of rank 0's process
+  int64_t allocated_bytes_peak = 0;       // of rank 0's tensors, so far
   double communication_wait_seconds = 0;  // that rank 0 spent waiting for other ranks
   int num_ranks = 1;
   std::string parameter_digest;  // after the step; empty: not asked for

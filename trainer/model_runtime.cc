@@ -24,29 +24,6 @@ using recipe::v1::Parallel;
 using recipe::v1::Recipe;
 using recipe::v1::Trainer;
 
-DType ComputeDType(const Recipe& recipe) {
-  switch (recipe.trainer().precision()) {
-    case Trainer::F64:
-      return DType::kF64;
-    case Trainer::F32:
-      return DType::kF32;
-    default:
-      return DType::kBf16;
-  }
-}
-
-Recomputation RecomputationOf(const Recipe& recipe) {
-  return recipe.trainer().recomputation() == Trainer::BLOCKS ? Recomputation::kBlocks
-                                                             : Recomputation::kNone;
-}
-
-SharderOptions SharderOptionsOf(const Parallel& parallel) {
-  return {.canonical = parallel.reduction() == Parallel::CANONICAL,
-          .gradient_wire =
-              parallel.gradient_wire_dtype() == Parallel::BF16 ? DType::kBf16 : DType::kF32,
-          .messages_only = parallel.transport() == Parallel::MESSAGES};
-}
-
 // The fields that the weights' meaning depends on, one a line.
 std::string ModelText(const Recipe& recipe) {
   Recipe part;
@@ -80,31 +57,70 @@ std::pair<std::string, std::string> FirstDifference(const std::string& a, const 
 
 }  // namespace
 
-absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Recipe& recipe,
-                                                  std::shared_ptr<Communicator> world) {
-  const recipe::v1::Parallel& parallel = recipe.parallel();
+DType ComputeDType(const Recipe& recipe) {
+  switch (recipe.trainer().precision()) {
+    case Trainer::F64:
+      return DType::kF64;
+    case Trainer::F32:
+      return DType::kF32;
+    default:
+      return DType::kBf16;
+  }
+}
+
+Recomputation RecomputationOf(const Recipe& recipe) {
+  return recipe.trainer().recomputation() == Trainer::BLOCKS ? Recomputation::kBlocks
+                                                             : Recomputation::kNone;
+}
+
+SharderOptions SharderOptionsOf(const Recipe& recipe) {
+  const Parallel& parallel = recipe.parallel();
+  return {.canonical = parallel.reduction() == Parallel::CANONICAL,
+          .gradient_wire =
+              parallel.gradient_wire_dtype() == Parallel::BF16 ? DType::kBf16 : DType::kF32,
+          .messages_only = parallel.transport() == Parallel::MESSAGES};
+}
+
+std::array<int64_t, kNumMeshAxes> MeshSizesOf(const Recipe& recipe) {
+  const Parallel& parallel = recipe.parallel();
   const auto size = [](int64_t value) { return value > 0 ? value : int64_t{1}; };
-  ModelRuntime runtime;
-  PLAIT_ASSIGN_OR_RETURN(DeviceMesh mesh,
-                         DeviceMesh::Create({size(parallel.pipeline()), size(parallel.replicate()),
-                                             parallel.shard(), size(parallel.context()),
-                                             size(parallel.tensor()), size(parallel.expert())},
-                                            std::move(world)));
-  runtime.mesh = std::make_unique<DeviceMesh>(std::move(mesh));
+  return {size(parallel.pipeline()), size(parallel.replicate()), parallel.shard(),
+          size(parallel.context()),  size(parallel.tensor()),    size(parallel.expert())};
+}
+
+absl::StatusOr<ModelShape> ModelShapeOf(const Recipe& recipe) {
   PLAIT_ASSIGN_OR_RETURN(ModelShape shape, ModelShape::FromRecipe(recipe.model()));
-  if (parallel.context_attention() == Parallel::RING) {
+  if (recipe.parallel().context_attention() == Parallel::RING) {
     shape.context_exchange = ContextExchange::kRing;
   }
-  shape.expert_wave_tokens = parallel.expert_wave_tokens();
-  PLAIT_ASSIGN_OR_RETURN(std::vector<BlockRange> parts,
-                         PipelinePartition(recipe.model(), size(parallel.pipeline()) *
-                                                               size(parallel.pipeline_chunks())));
+  shape.expert_wave_tokens = recipe.parallel().expert_wave_tokens();
+  return shape;
+}
+
+absl::StatusOr<std::vector<BlockRange>> PipelinePartsOf(const Recipe& recipe) {
+  const auto size = [](int64_t value) { return value > 0 ? value : int64_t{1}; };
+  return PipelinePartition(recipe.model(), size(recipe.parallel().pipeline()) *
+                                               size(recipe.parallel().pipeline_chunks()));
+}
+
+absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Recipe& recipe,
+                                                  std::shared_ptr<Communicator> world) {
+  ModelRuntime runtime;
+  PLAIT_ASSIGN_OR_RETURN(DeviceMesh mesh,
+                         DeviceMesh::Create(MeshSizesOf(recipe), std::move(world)));
+  runtime.mesh = std::make_unique<DeviceMesh>(std::move(mesh));
+  PLAIT_ASSIGN_OR_RETURN(const ModelShape shape, ModelShapeOf(recipe));
+  PLAIT_ASSIGN_OR_RETURN(std::vector<BlockRange> parts, PipelinePartsOf(recipe));
   runtime.model = LanguageModel::Create(shape, ComputeDType(recipe), RecomputationOf(recipe),
                                         *runtime.mesh, std::move(parts));
   PLAIT_ASSIGN_OR_RETURN(runtime.sharder,
                          ParameterSharder::Create(execution, *runtime.mesh, runtime.model->Units(),
-                                                  SharderOptionsOf(parallel)));
+                                                  SharderOptionsOf(recipe)));
   return runtime;
+}
+
+int64_t ModelRuntime::AllocatedBytesPeak(const Execution& execution) const {
+  return static_cast<int64_t>(execution.allocator().bytes_in_use_peak()) + sharder->window_bytes();
 }
 
 absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const Recipe& recipe, int fair_threads) {

@@ -2,8 +2,10 @@
 // generation and benchmarks alike.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -13,6 +15,7 @@
 #include "parallel/communicator.h"
 #include "parallel/device_mesh.h"
 #include "parallel/parameter_sharder.h"
+#include "recipes/pipeline_partition.h"
 
 namespace plait {
 
@@ -30,7 +33,21 @@ struct ModelRuntime {
   static absl::StatusOr<ModelRuntime> Create(
       Execution& execution, const recipe::v1::Recipe& recipe,
       std::shared_ptr<Communicator> world = MakeSingleRankCommunicator());
+
+  // Most bytes of tensors that this rank held at a time: its Execution's, and its part of memory
+  // that the ranks of a host share.
+  int64_t AllocatedBytesPeak(const Execution& execution) const;
 };
+
+// What the recipe says, in the terms of those who are told. recipe: resolved and valid.
+DType ComputeDType(const recipe::v1::Recipe& recipe);
+Recomputation RecomputationOf(const recipe::v1::Recipe& recipe);
+SharderOptions SharderOptionsOf(const recipe::v1::Recipe& recipe);
+absl::StatusOr<ModelShape> ModelShapeOf(const recipe::v1::Recipe& recipe);
+// Of the whole pipeline, in their order; one without a pipeline.
+absl::StatusOr<std::vector<BlockRange>> PipelinePartsOf(const recipe::v1::Recipe& recipe);
+// Sizes by MeshAxis; shard 0: the ranks that are left.
+std::array<int64_t, kNumMeshAxes> MeshSizesOf(const recipe::v1::Recipe& recipe);
 
 // What the recipe says about threads; fair_threads (parallel/host_share.h) where it says nothing.
 // InvalidArgument where it asks for a device that is not there.

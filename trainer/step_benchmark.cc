@@ -67,6 +67,7 @@ absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
   result.model_flops_per_second =
       result.tokens_per_second * ModelFlopsPerToken(count, stage.row_tokens());
   result.memory_bytes = PeakResidentBytes();
+  result.allocated_bytes_peak = runtime.AllocatedBytesPeak(execution);
   if (runtime.model->dtype() != DType::kF64) {
     PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak, MeasureGemmPeak(execution, runtime.model->dtype()));
     result.gemm_peak_flops_per_second = peak.best_flops_per_second;

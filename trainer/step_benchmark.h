@@ -30,6 +30,7 @@ struct StepBenchmarkResult {
   double share_of_gemm_peak = 0;      // 0: not measured (f64)
   double gemm_peak_flops_per_second = 0;
   int64_t memory_bytes = 0;          // peak of the process
+  int64_t allocated_bytes_peak = 0;  // of tensors
   double seconds_to_first_step = 0;  // from the start of the process
 };
 

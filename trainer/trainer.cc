@@ -343,6 +343,7 @@ absl::Status Trainer::State::RunStep(PrefetchingLoader& loader, const Stage& sta
   step_metrics.model_flops =
       step_metrics.result.counts.real_tokens * ModelFlopsPerToken(parameters, stage.row_tokens());
   step_metrics.memory_bytes = PeakResidentBytes();
+  step_metrics.allocated_bytes_peak = runtime.AllocatedBytesPeak(execution);
   step_metrics.num_ranks = options.world->size();
   step_metrics.communication_wait_seconds =
       1e-9 * static_cast<double>(options.world->ledger().waited_nanoseconds() - waited);
