@@ -14,7 +14,7 @@ namespace {
 constexpr void (*kCommands[])(CLI::App&, Action&) = {
     AddPrepareCommand, AddTrainCommand,  AddGenerateCommand, AddCheckpointCommand,
     AddConvertCommand, AddParityCommand, AddRecipeCommand,   AddTokenizeCommand,
-    AddBenchCommand,   AddDoctorCommand, AddSelftestCommand,
+    AddBenchCommand,   AddDoctorCommand, AddSelftestCommand, AddPlanCommand,
 };
 
 void PrintError(const std::string& message) {

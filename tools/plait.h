@@ -22,6 +22,7 @@ void AddConvertCommand(CLI::App& plait, Action& action);
 void AddDoctorCommand(CLI::App& plait, Action& action);
 void AddGenerateCommand(CLI::App& plait, Action& action);
 void AddParityCommand(CLI::App& plait, Action& action);
+void AddPlanCommand(CLI::App& plait, Action& action);
 void AddPrepareCommand(CLI::App& plait, Action& action);
 void AddRecipeCommand(CLI::App& plait, Action& action);
 void AddSelftestCommand(CLI::App& plait, Action& action);

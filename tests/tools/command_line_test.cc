@@ -39,6 +39,7 @@ TEST(CommandLineTest, EveryCommandHasHelpWithAnExample) {
       {"train"},
       {"generate"},
       {"tokenize"},
+      {"plan"},
       {"bench"},
       {"bench", "step"},
       {"bench", "kernels"},
