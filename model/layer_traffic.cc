@@ -24,10 +24,14 @@ class Traffic {
         microbatches_(microbatches),
         plan_(plan) {}
 
-  void AddEnds() {
-    // The embedding's rows are summed, its gradient's are gathered; the head's the other way.
+  // The embedding's rows are summed, its gradient's are gathered.
+  void AddEmbedding() {
     Rows(kReduceScatter, sizes_.dtype, 1);
     Rows(kAllGather, sizes_.dtype, 1);
+  }
+
+  // The other way.
+  void AddHead() {
     Rows(kAllGather, sizes_.dtype, 1);
     Rows(kReduceScatter, sizes_.dtype, 1);
     const int64_t rest = sizes_.segment % kHeadChunkTokens;
@@ -39,22 +43,24 @@ class Traffic {
     }
   }
 
-  void AddLayer(const LayerKind& layer) {
+  void AddMixer(const LayerKind& layer) {
     if (layer.mixer == MixerKind::kAttention) {
       AddCut(sizes_.statistics);
-    } else {
-      AddCut(sizes_.dtype);
-      const int64_t selection = sizes_.segment * (shape_.dt_rank + 2 * shape_.state_dim);
-      plan_.Add("scan inputs", "tensor", kAllReduceSum, mesh_.size(kTensor), selection,
-                Width(sizes_.dtype), microbatches_ * (forwards_ + 1));
+      if (sizes_.contexts > 1) AddKeysAndQueries();
+      return;
     }
+    AddCut(sizes_.dtype);
+    const int64_t selection = sizes_.segment * (shape_.dt_rank + 2 * shape_.state_dim);
+    plan_.Add("scan inputs", "tensor", kAllReduceSum, mesh_.size(kTensor), selection,
+              Width(sizes_.dtype), microbatches_ * (forwards_ + 1));
+    if (sizes_.contexts > 1) AddStates();
+  }
+
+  void AddFeedForward(const LayerKind& layer) {
     if (layer.feed_forward == FeedForwardKind::kDense) {
       AddCut(sizes_.statistics);
     } else {
       AddExperts();
-    }
-    if (sizes_.contexts > 1) {
-      layer.mixer == MixerKind::kAttention ? AddKeysAndQueries() : AddStates();
     }
   }
 
@@ -156,10 +162,16 @@ class Traffic {
 }  // namespace
 
 void AddLayerTraffic(const ModelShape& shape, const DeviceMesh& mesh, const RankSizes& sizes,
-                     Recomputation recomputation, int64_t microbatches, CommunicationPlan& plan) {
-  Traffic traffic(shape, mesh, sizes, recomputation, microbatches, plan);
-  traffic.AddEnds();
-  for (const LayerKind& layer : shape.layers) traffic.AddLayer(layer);
+                     const MemoryPlanOptions& options, CommunicationPlan& plan) {
+  Traffic traffic(shape, mesh, sizes, options.recomputation, options.microbatches, plan);
+  for (const PlannedPart& part : options.parts) {
+    if (part.is_first) traffic.AddEmbedding();
+    if (part.is_last) traffic.AddHead();
+    for (int64_t block = part.range.begin; block < part.range.end; ++block) {
+      const LayerKind& layer = shape.layers[static_cast<size_t>(block / 2)];
+      block % 2 == 0 ? traffic.AddMixer(layer) : traffic.AddFeedForward(layer);
+    }
+  }
 }
 
 }  // namespace plait

@@ -4,18 +4,16 @@
 // routing; what a rank really receives depends on the tokens.
 #pragma once
 
-#include <cstdint>
-
 #include "model/block_memory.h"
-#include "model/block_stack.h"
+#include "model/memory_plan.h"
 #include "model/model_shape.h"
 #include "parallel/communication_plan.h"
 #include "parallel/device_mesh.h"
 
 namespace plait {
 
-// Adds to `plan`. microbatches: of one rank in a step.
+// Adds to `plan` what the rank's parts of the model move.
 void AddLayerTraffic(const ModelShape& shape, const DeviceMesh& mesh, const RankSizes& sizes,
-                     Recomputation recomputation, int64_t microbatches, CommunicationPlan& plan);
+                     const MemoryPlanOptions& options, CommunicationPlan& plan);
 
 }  // namespace plait

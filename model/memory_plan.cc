@@ -1,14 +1,26 @@
 #include "model/memory_plan.h"
 
 #include <algorithm>
-#include <optional>
+#include <map>
 #include <utility>
 
 #include "kernels/scratch.h"
+#include "parallel/pipeline_schedule.h"
 
 namespace plait {
 namespace {
 
+// What lies between the forward and the backward pass of a part for one microbatch.
+struct KeptPart {
+  std::vector<BlockMemory::Kept> blocks;
+  std::vector<PlannedTensor> inputs;                 // where blocks are recomputed
+  std::vector<std::vector<PlannedTensor>> routings;  // of those
+  std::vector<PlannedTensor> statistics;
+  PlannedTensor residual_sum, inverse_rms, hidden;  // of the last part
+  PlannedTensor gradient;                           // of the stream after the part, then before it
+};
+
+// MicrobatchFlow and LanguageModel.
 class StepMemory {
  public:
   StepMemory(MemoryTimeline& timeline, SharderMemory& sharder, const ModelShape& shape,
@@ -25,77 +37,39 @@ class StepMemory {
     }
   }
 
-  // LanguageModel::LossAndGradient.
-  void Microbatch() {
-    std::vector<BlockMemory::Kept> kept(blocks_.size());
-    std::vector<PlannedTensor> inputs(blocks_.size());
-    std::vector<std::vector<PlannedTensor>> routings(blocks_.size());
-    std::vector<PlannedTensor> statistics;  // of outputs and of the stream
-
-    // Forward.
-    sharder_.Unshard(0);
-    sharder_.Prefetch(1);
-    PlannedStream stream{.residual = Embedded(), .delta = {}};
-    if (!shape_.tied_embeddings) sharder_.Reshard(0);
-    for (int i = 0; i < num_blocks(); ++i) {
-      sharder_.Unshard(1 + i);
-      sharder_.Prefetch(2 + i);
-      blocks_[i]->Forward(stream, i > 0 ? &statistics : nullptr, &kept[i], /*routed=*/false);
-      if (options_.recomputation == Recomputation::kBlocks) {
-        inputs[i] = kept[i].residual_sum;
-        routings[i] = kept[i].routing;
-        kept[i] = {};
-      }
-      sharder_.Reshard(1 + i);
-    }
-    sharder_.Unshard(head_unit());
-    PlannedTensor hidden = Activation(sizes_.dtype, RowElements());
-    const PlannedTensor residual_sum = Activation(sizes_.dtype, RowElements());
-    const PlannedTensor inverse_rms = Activation(sizes_.statistics, sizes_.rows);
-    for (int i = 0; i < 2; ++i) statistics.push_back(Activation(sizes_.statistics, sizes_.rows));
-    stream = {};
-    if (shape_.activation_loss_on_residual && shape_.activation_loss_coefficient > 0) {
-      for (int i = 0; i < 2 * num_blocks(); ++i) {
-        statistics.push_back(Activation(sizes_.statistics, sizes_.rows));
+  void Run(const PipelineActions& actions) {
+    for (const PipelineAction& action : actions) {
+      const Key key{action.chunk, action.microbatch};
+      switch (action.kind) {
+        case PipelineActionKind::kForward:
+          Forward(options_.parts[static_cast<size_t>(action.chunk)], key);
+          break;
+        case PipelineActionKind::kBackward:
+          Backward(options_.parts[static_cast<size_t>(action.chunk)], key);
+          break;
+        case PipelineActionKind::kReceiveActivations:
+          streams_[key] = {Activation(sizes_.dtype, RowElements()),
+                           Activation(sizes_.dtype, RowElements())};
+          break;
+        case PipelineActionKind::kSendActivations:
+          streams_.erase(key);
+          break;
+        case PipelineActionKind::kReceiveGradients:
+          kept_[key].gradient = Work(sizes_.dtype, RowElements());
+          break;
+        case PipelineActionKind::kSendGradients:
+          kept_.erase(key);
+          break;
       }
     }
-
-    // Head.
-    if (shape_.tied_embeddings) sharder_.PrepareGradients(0);
-    sharder_.PrepareGradients(head_unit());
-    sharder_.Prefetch(head_unit() - 1);
-    PlannedTensor log_probability, dhidden;
-    Head(log_probability, dhidden);
-    hidden = nullptr;
-
-    // Backward.
-    PlannedTensor gradient = Work(sizes_.dtype, RowElements());
-    sharder_.ReduceGradients(head_unit());
-    sharder_.Reshard(head_unit());
-    for (int i = num_blocks() - 1; i >= 0; --i) {
-      sharder_.Unshard(1 + i);
-      if (i > 0) sharder_.Prefetch(i);
-      if (options_.recomputation == Recomputation::kBlocks) {
-        stream = {.residual = inputs[i], .delta = {}};
-        blocks_[i]->Forward(stream, nullptr, &kept[i], /*routed=*/!routings[i].empty());
-        stream = {};
-      }
-      sharder_.PrepareGradients(1 + i);
-      gradient = blocks_[i]->Backward(gradient, kept[i]);
-      kept[i] = {};
-      inputs[i] = nullptr;
-      sharder_.ReduceGradients(1 + i);
-      sharder_.Reshard(1 + i);
-    }
-    if (!shape_.tied_embeddings) sharder_.PrepareGradients(0);
-    if (sizes_.tensor > 1) Work(sizes_.dtype, SegmentElements());
-    sharder_.ReduceGradients(0);
-    sharder_.Reshard(0);
   }
 
  private:
+  using Key = std::pair<int64_t, int64_t>;  // chunk and microbatch
+
   int num_blocks() const { return static_cast<int>(blocks_.size()); }
   int head_unit() const { return num_blocks() + 1; }
+  bool recomputes() const { return options_.recomputation == Recomputation::kBlocks; }
   int64_t RowElements() const { return sizes_.rows * shape_.model_dim; }
   int64_t SegmentElements() const { return sizes_.segment * shape_.model_dim; }
   PlannedTensor Activation(DType dtype, int64_t elements) {
@@ -103,6 +77,99 @@ class StepMemory {
   }
   PlannedTensor Work(DType dtype, int64_t elements) {
     return timeline_.Allocate(dtype, elements, MemoryClass::kWorkspace);
+  }
+
+  void Forward(const PlannedPart& part, const Key& key) {
+    KeptPart& kept = kept_[key];
+    const auto size = static_cast<size_t>(part.range.size());
+    kept.blocks.resize(size);
+    kept.inputs.resize(size);
+    kept.routings.resize(size);
+    PlannedStream stream;
+    if (part.is_first) {
+      sharder_.Unshard(0);
+      sharder_.Prefetch(1);
+      stream.residual = Embedded();
+      if (!shape_.tied_embeddings) sharder_.Reshard(0);
+    } else {
+      stream = std::move(streams_.at(key));
+      streams_.erase(key);
+    }
+    // Units of the next part are not asked for.
+    const int end_unit = part.is_last ? head_unit() + 1 : static_cast<int>(part.range.end) + 1;
+    for (size_t i = 0; i < size; ++i) {
+      const int block = static_cast<int>(part.range.begin) + static_cast<int>(i);
+      sharder_.Unshard(1 + block);
+      if (2 + block < end_unit) sharder_.Prefetch(2 + block);
+      blocks_[block]->Forward(stream, &kept.statistics, &kept.blocks[i], /*routed=*/false);
+      if (recomputes()) {
+        kept.inputs[i] = kept.blocks[i].residual_sum;
+        kept.routings[i] = kept.blocks[i].routing;
+        kept.blocks[i] = {};
+      }
+      sharder_.Reshard(1 + block);
+    }
+    std::vector<PlannedTensor> measured;
+    if (part.is_last) {
+      sharder_.Unshard(head_unit());
+      kept.hidden = Activation(sizes_.dtype, RowElements());
+      kept.residual_sum = Activation(sizes_.dtype, RowElements());
+      kept.inverse_rms = Activation(sizes_.statistics, sizes_.rows);
+      for (int i = 0; i < 2; ++i) measured.push_back(Work(sizes_.statistics, sizes_.rows));
+      stream = {};
+    } else {
+      streams_[key] = std::move(stream);
+    }
+    if (shape_.activation_loss_on_residual && shape_.activation_loss_coefficient > 0) {
+      for (size_t i = 0; i < 2 * (size + (part.is_last ? 1 : 0) - (part.is_first ? 1 : 0)); ++i) {
+        measured.push_back(Work(sizes_.statistics, sizes_.rows));
+      }
+    }
+  }
+
+  void Backward(const PlannedPart& part, const Key& key) {
+    KeptPart& kept = kept_.at(key);
+    if (part.is_last) {
+      if (shape_.tied_embeddings) sharder_.PrepareGradients(0);
+      sharder_.Unshard(head_unit());
+      sharder_.PrepareGradients(head_unit());
+      sharder_.Prefetch(head_unit() - 1);
+      kept.gradient = Head();
+      kept.hidden = nullptr;
+    }
+    PlannedTensor gradient = std::move(kept.gradient);
+    if (part.is_last) {
+      const PlannedTensor dhidden = std::move(gradient);
+      gradient = Work(sizes_.dtype, RowElements());
+      sharder_.ReduceGradients(head_unit());
+      sharder_.Reshard(head_unit());
+    }
+    for (auto i = static_cast<int>(part.range.size()) - 1; i >= 0; --i) {
+      const int block = static_cast<int>(part.range.begin) + i;
+      sharder_.Unshard(1 + block);
+      if (i > 0) sharder_.Prefetch(block);
+      if (recomputes()) {
+        PlannedStream stream{.residual = kept.inputs[i], .delta = {}};
+        blocks_[block]->Forward(stream, nullptr, &kept.blocks[i],
+                                /*routed=*/!kept.routings[i].empty());
+      }
+      sharder_.PrepareGradients(1 + block);
+      gradient = blocks_[block]->Backward(gradient, kept.blocks[i]);
+      kept.blocks[i] = {};
+      kept.inputs[i] = nullptr;
+      sharder_.ReduceGradients(1 + block);
+      sharder_.Reshard(1 + block);
+    }
+    if (part.is_first) {
+      if (!shape_.tied_embeddings) sharder_.PrepareGradients(0);
+      if (sizes_.tensor > 1) Work(sizes_.dtype, SegmentElements());
+      sharder_.ReduceGradients(0);
+      sharder_.Reshard(0);
+      kept_.erase(key);
+      return;
+    }
+    kept = {};
+    kept.gradient = std::move(gradient);
   }
 
   // TokenEmbedding: of the tensor ranks each looks up its part of the vocabulary.
@@ -113,16 +180,14 @@ class StepMemory {
   }
 
   // TokenLogProbabilityHead: logits and their gradient, a few tokens at a time.
-  void Head(PlannedTensor& log_probability, PlannedTensor& dhidden) {
+  PlannedTensor Head() {
     PlannedTensor x;
     if (sizes_.tensor > 1) x = Work(sizes_.dtype, SegmentElements());
-    log_probability = Activation(sizes_.statistics, sizes_.segment);
-    dhidden = Activation(sizes_.dtype, SegmentElements());
+    const PlannedTensor log_probability = Work(sizes_.statistics, sizes_.segment);
+    PlannedTensor dx = Activation(sizes_.dtype, SegmentElements());
     HeadChunk();
-    if (sizes_.tensor > 1) {
-      const PlannedTensor own = Activation(sizes_.dtype, RowElements());
-      dhidden = own;
-    }
+    if (sizes_.tensor == 1) return dx;
+    return Activation(sizes_.dtype, RowElements());
   }
 
   void HeadChunk() {
@@ -148,10 +213,28 @@ class StepMemory {
   SharderMemory& sharder_;
   const ModelShape& shape_;
   const RankSizes sizes_;
-  const MemoryPlanOptions options_;
+  const MemoryPlanOptions& options_;
   BlockMemories memories_;
   std::vector<const BlockMemory*> blocks_;
+  std::map<Key, PlannedStream> streams_;  // received, or to be sent
+  std::map<Key, KeptPart> kept_;
 };
+
+// More microbatches than these do not hold more, but for canonical sums.
+int64_t MicrobatchesToPlay(const MemoryPlanOptions& options, int64_t stages) {
+  if (options.sharder.canonical) return options.microbatches;
+  return std::min(options.microbatches, 3 * stages * static_cast<int64_t>(options.parts.size()));
+}
+
+PipelineActions ActionsOf(const DeviceMesh& mesh, const MemoryPlanOptions& options) {
+  const int64_t stages = mesh.size(MeshAxis::kPipeline);
+  const auto chunks = static_cast<int64_t>(options.parts.size());
+  const int64_t microbatches = MicrobatchesToPlay(options, stages);
+  std::vector<PipelineActions> lists =
+      chunks == 1 ? OneForwardOneBackward(stages, microbatches)
+                  : InterleavedOneForwardOneBackward(stages, chunks, microbatches);
+  return std::move(lists[static_cast<size_t>(mesh.coordinate(MeshAxis::kPipeline))]);
+}
 
 // A block by itself, from its input to the gradient of that.
 BlockKindMemory MemoryOfKind(const ModelShape& shape, const DeviceMesh& mesh,
@@ -186,25 +269,30 @@ BlockKindMemory MemoryOfKind(const ModelShape& shape, const DeviceMesh& mesh,
 }
 
 std::vector<BlockKindMemory> MemoryOfKinds(const ModelShape& shape, const DeviceMesh& mesh,
-                                           const RankSizes& sizes, Recomputation recomputation) {
-  int64_t attention = 0, experts = 0;
-  const auto layers = static_cast<int64_t>(shape.layers.size());
-  for (const LayerKind& layer : shape.layers) {
-    attention += layer.mixer == MixerKind::kAttention ? 1 : 0;
-    experts += layer.feed_forward == FeedForwardKind::kExperts ? 1 : 0;
+                                           const RankSizes& sizes,
+                                           const MemoryPlanOptions& options) {
+  int64_t attention = 0, mamba = 0, dense = 0, experts = 0;
+  for (const PlannedPart& part : options.parts) {
+    for (int64_t block = part.range.begin; block < part.range.end; ++block) {
+      const LayerKind& layer = shape.layers[static_cast<size_t>(block / 2)];
+      if (block % 2 == 0) {
+        ++(layer.mixer == MixerKind::kAttention ? attention : mamba);
+      } else {
+        ++(layer.feed_forward == FeedForwardKind::kExperts ? experts : dense);
+      }
+    }
   }
   using Choose = const BlockMemory& (*)(const BlockMemories&);
   const std::pair<int64_t, Choose> all[] = {
       {attention, [](const BlockMemories& all) -> const BlockMemory& { return *all.attention; }},
       {layers - attention,
        [](const BlockMemories& all) -> const BlockMemory& { return *all.mamba; }},
-      {layers - experts,
-       [](const BlockMemories& all) -> const BlockMemory& { return *all.feed_forward; }},
+      {dense, [](const BlockMemories& all) -> const BlockMemory& { return *all.feed_forward; }},
       {experts, [](const BlockMemories& all) -> const BlockMemory& { return *all.experts; }}};
   std::vector<BlockKindMemory> kinds;
   for (const auto& [blocks, choose] : all) {
     if (blocks == 0) continue;
-    kinds.push_back(MemoryOfKind(shape, mesh, sizes, recomputation, choose));
+    kinds.push_back(MemoryOfKind(shape, mesh, sizes, options.recomputation, choose));
     kinds.back().blocks = blocks;
   }
   return kinds;
@@ -212,9 +300,20 @@ std::vector<BlockKindMemory> MemoryOfKinds(const ModelShape& shape, const Device
 
 }  // namespace
 
+std::vector<PlannedPart> PartsOfStage(const DeviceMesh& mesh, std::span<const BlockRange> parts) {
+  std::vector<PlannedPart> own;
+  const auto stages = static_cast<size_t>(mesh.size(MeshAxis::kPipeline));
+  for (auto i = static_cast<size_t>(mesh.coordinate(MeshAxis::kPipeline)); i < parts.size();
+       i += stages) {
+    own.push_back({.range = parts[i], .is_first = i == 0, .is_last = i + 1 == parts.size()});
+  }
+  return own;
+}
+
 MemoryPlan PlanMemory(const DeviceMesh& mesh, LanguageModel& model, const RankSizes& sizes,
                       const MemoryPlanOptions& options) {
   MemoryPlan plan;
+  const PipelineActions actions = ActionsOf(mesh, options);
   for (const PlannedRouting routing : {PlannedRouting::kWorst, PlannedRouting::kEven}) {
     RankSizes routed = sizes;
     routed.routing = routing;
@@ -222,15 +321,13 @@ MemoryPlan PlanMemory(const DeviceMesh& mesh, LanguageModel& model, const RankSi
     SharderMemory sharder(timeline, mesh, model.Units(), options.sharder, options.windows);
     sharder.HoldMoments();
     StepMemory step(timeline, sharder, model.shape(), mesh, routed, options);
-    // Canonical sums grow with the microbatches; without them every microbatch is like the first.
-    const int64_t microbatches = options.sharder.canonical ? options.microbatches : 1;
-    for (int64_t i = 0; i < microbatches; ++i) step.Microbatch();
+    step.Run(actions);
     sharder.FinishGradients();
     plan.total = timeline.peak();
     plan.classes = timeline.at_peak();
     plan.worst_total = std::max(plan.worst_total, plan.total);
   }
-  plan.kinds = MemoryOfKinds(model.shape(), mesh, sizes, options.recomputation);
+  plan.kinds = MemoryOfKinds(model.shape(), mesh, sizes, options);
   return plan;
 }
 

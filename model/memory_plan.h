@@ -1,25 +1,37 @@
-// What one rank holds in a step of training: LanguageModel::LossAndGradient and the sharder under
-// it, played on a timeline microbatch by microbatch. Nothing is computed and no memory is taken.
-// Counted: everything that comes from Execution's allocator, in its size classes, and the rank's
-// part of windows that the ranks of a host share. Not counted: a batch's tokens and offsets (28
-// bytes a token), temporaries inside the CPU's communicators, code and libraries.
+// What one rank holds in a step of training: the model's passes in the order of the pipeline's
+// schedule, and the sharder under them, played on a timeline. Nothing is computed and no memory is
+// taken. Counted: everything that comes from Execution's allocator, in its size classes, and the
+// rank's part of windows that the ranks of a host share. Not counted: a batch's tokens and offsets
+// (28 bytes a token), temporaries inside the CPU's communicators, code and libraries.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "model/block_memory.h"
 #include "model/language_model.h"
 #include "parallel/sharder_memory.h"
+#include "recipes/pipeline_partition.h"
 
 namespace plait {
+
+// A part of the model on this rank's stage of the pipeline.
+struct PlannedPart {
+  BlockRange range;
+  bool is_first = true;
+  bool is_last = true;
+};
+// Of the whole pipeline's parts those of the mesh's stage, in the order of its chunks.
+std::vector<PlannedPart> PartsOfStage(const DeviceMesh& mesh, std::span<const BlockRange> parts);
 
 struct MemoryPlanOptions {
   Recomputation recomputation = Recomputation::kNone;
   SharderOptions sharder;
   bool windows = false;  // ranks share the memory of one host
   int64_t microbatches = 1;
+  std::vector<PlannedPart> parts;  // of this rank
 };
 
 // One kind of block.
@@ -33,7 +45,7 @@ struct BlockKindMemory {
 struct MemoryPlan {
   int64_t total = 0;                  // most bytes held at a time
   MemoryTimeline::Classes classes{};  // of what `total` consists
-  int64_t worst_total = 0;  // where all tokens choose experts of one rank
+  int64_t worst_total = 0;            // where all tokens choose experts of one rank
   std::vector<BlockKindMemory> kinds;
 };
 

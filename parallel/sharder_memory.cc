@@ -22,6 +22,7 @@ SharderMemory::SharderMemory(MemoryTimeline& timeline, const DeviceMesh& mesh,
   const std::vector<std::vector<SectionLayout>> layouts = SectionLayouts(mesh, units, options);
   for (size_t u = 0; u < units.size(); ++u) {
     units_.push_back({.sections = {}, .held = units[u].held});
+    if (units[u].is_elsewhere) num_elsewhere_ += static_cast<int>(units[u].parameters.size());
     for (const SectionLayout& layout : layouts[u]) {
       Section section{.layout = layout};
       for (const int member : layout.members) {
@@ -86,6 +87,9 @@ void SharderMemory::AllocateExchanges() {
 }
 
 void SharderMemory::HoldMoments() {
+  for (int i = 0; i < 2 * num_elsewhere_; ++i) {
+    states_.push_back(timeline_.Allocate(0, MemoryClass::kOptimizer));
+  }
   for (const Unit& unit : units_) {
     for (const Section& section : unit.sections) {
       const DType statistics = StatisticsDType(section.layout.dtype);

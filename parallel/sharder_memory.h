@@ -71,6 +71,7 @@ class SharderMemory {
   SharderOptions options_;
   bool windows_;
   std::vector<Unit> units_;
+  int num_elsewhere_ = 0;  // parameters of other stages
   std::array<bool, kNumMeshGroups> exchanges_{};
   std::vector<Block> states_;
   std::vector<Outstanding> outstanding_;

@@ -100,6 +100,7 @@ Json StageJson(const Plan& plan, const StagePlan& stage) {
           {"microbatches", stage.microbatches},
           {"tokens_per_step", stage.tokens_per_step},
           {"flops_per_token", stage.flops_per_token},
+          {"pipeline_stage", stage.pipeline_stage},
           {"memory", memory},
           {"collectives", collectives},
           {"time",
@@ -201,6 +202,9 @@ void PrintPlan(const Plan& plan) {
                 " a rank, %" PRId64 " tokens a step, %.4g GFLOP a token\n",
                 stage.name.c_str(), stage.row_tokens, stage.microbatches, stage.microbatch_tokens,
                 stage.tokens_per_step, stage.flops_per_token / 1e9);
+    if (plan.sizes[static_cast<int>(MeshAxis::kPipeline)] > 1) {
+      std::printf("  of pipeline stage %" PRId64 ", which holds most:\n", stage.pipeline_stage);
+    }
     PrintMemory(plan, stage);
     PrintCommunication(stage);
     PrintTime(stage);

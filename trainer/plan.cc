@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <memory>
+#include <span>
+#include <utility>
 
 #include "base/execution.h"
 #include "base/status_macros.h"
@@ -40,40 +42,78 @@ int64_t ElementsOfShares(const DeviceMesh& mesh,
   return elements;
 }
 
-StagePlan PlanStage(const Recipe& recipe, const Stage& stage, const DeviceMesh& mesh,
-                    LanguageModel& model, const Plan& plan) {
+// One rank of each stage of the pipeline, with its model.
+struct PlannedRank {
+  std::unique_ptr<DeviceMesh> mesh;
+  std::unique_ptr<LanguageModel> model;
+  std::vector<PlannedPart> parts;
+};
+
+absl::StatusOr<std::vector<PlannedRank>> RanksOfStages(const Recipe& recipe, int64_t world_size) {
+  PLAIT_ASSIGN_OR_RETURN(const ModelShape shape, ModelShapeOf(recipe));
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<BlockRange> parts, PipelinePartsOf(recipe));
+  const std::array<int64_t, kNumMeshAxes> sizes = MeshSizesOf(recipe);
+  const int64_t stages = sizes[static_cast<int>(MeshAxis::kPipeline)];
+  std::vector<PlannedRank> ranks;
+  for (int64_t stage = 0; stage < stages; ++stage) {
+    PLAIT_ASSIGN_OR_RETURN(DeviceMesh mesh,
+                           MakeUnconnectedMesh(sizes, world_size, stage * (world_size / stages)));
+    PlannedRank rank;
+    rank.mesh = std::make_unique<DeviceMesh>(std::move(mesh));
+    rank.model = LanguageModel::Create(shape, ComputeDType(recipe), RecomputationOf(recipe),
+                                       *rank.mesh, parts);
+    rank.parts = PartsOfStage(*rank.mesh, parts);
+    ranks.push_back(std::move(rank));
+  }
+  return ranks;
+}
+
+StagePlan PlanStage(const Recipe& recipe, const Stage& stage, std::span<const PlannedRank> ranks,
+                    const Plan& plan) {
   StagePlan result{.name = stage.name(),
                    .row_tokens = stage.row_tokens(),
                    .microbatch_tokens = stage.rows_per_microbatch() * stage.row_tokens(),
                    .tokens_per_step = stage.tokens_per_step(),
                    .flops_per_token = ModelFlopsPerToken(plan.parameters, stage.row_tokens())};
   result.microbatches =
-      result.tokens_per_step / result.microbatch_tokens / mesh.data_parallel_size();
-  const RankSizes sizes =
-      RankSizes::Of(model.shape(), mesh, model.dtype(), result.microbatch_tokens,
-                    stage.rows_per_microbatch(), static_cast<int>(plan.threads_per_rank));
+      result.tokens_per_step / result.microbatch_tokens / ranks[0].mesh->data_parallel_size();
   const SharderOptions sharder = SharderOptionsOf(recipe);
-  result.memory = PlanMemory(mesh, model, sizes,
-                             {.recomputation = plan.recomputation,
-                              .sharder = sharder,
-                              .windows = plan.windows,
-                              .microbatches = result.microbatches});
-  const auto layouts = SectionLayouts(mesh, model.Units(), sharder);
-  result.communication = PlanStep(mesh, layouts, sharder, plan.windows,
-                                  ShapeOfStep(model.shape(), result.microbatches));
-  AddLayerTraffic(model.shape(), mesh, sizes, plan.recomputation, result.microbatches,
-                  result.communication);
-  result.estimate =
-      EstimateStep({.shape = model.shape(),
-                    .parameters = plan.parameters,
-                    .mesh = mesh,
-                    .communication = result.communication,
-                    .machine = plan.machine,
-                    .recomputed = plan.recomputation == Recomputation::kBlocks ? 1.0 : 0.0,
-                    .row_tokens = result.row_tokens,
-                    .microbatch_tokens = result.microbatch_tokens,
-                    .microbatches = result.microbatches,
-                    .parameters_of_rank = ElementsOfShares(mesh, layouts)});
+  for (const PlannedRank& rank : ranks) {
+    const DeviceMesh& mesh = *rank.mesh;
+    LanguageModel& model = *rank.model;
+    const RankSizes sizes =
+        RankSizes::Of(model.shape(), mesh, model.dtype(), result.microbatch_tokens,
+                      stage.rows_per_microbatch(), static_cast<int>(plan.threads_per_rank));
+    const MemoryPlanOptions options{.recomputation = plan.recomputation,
+                                    .sharder = sharder,
+                                    .windows = plan.windows,
+                                    .microbatches = result.microbatches,
+                                    .parts = rank.parts};
+    MemoryPlan memory = PlanMemory(mesh, model, sizes, options);
+    if (memory.total <= result.memory.total) continue;
+    result.memory = std::move(memory);
+    result.pipeline_stage = mesh.coordinate(MeshAxis::kPipeline);
+    const auto layouts = SectionLayouts(mesh, model.Units(), sharder);
+    StepShape step = ShapeOfStep(model.shape(), result.microbatches);
+    step.chunks = static_cast<int64_t>(rank.parts.size());
+    step.stream_bytes =
+        sizes.rows * model.shape().model_dim * static_cast<int64_t>(SizeOf(sizes.dtype));
+    step.experts = model.shape().experts;
+    result.communication = PlanStep(mesh, layouts, sharder, plan.windows, step);
+    AddLayerTraffic(model.shape(), mesh, sizes, options, result.communication);
+    result.estimate =
+        EstimateStep({.shape = model.shape(),
+                      .parameters = plan.parameters,
+                      .mesh = mesh,
+                      .communication = result.communication,
+                      .machine = plan.machine,
+                      .recomputed = plan.recomputation == Recomputation::kBlocks ? 1.0 : 0.0,
+                      .row_tokens = result.row_tokens,
+                      .microbatch_tokens = result.microbatch_tokens,
+                      .microbatches = result.microbatches,
+                      .chunks = step.chunks,
+                      .parameters_of_rank = ElementsOfShares(mesh, layouts)});
+  }
   return result;
 }
 
@@ -88,16 +128,13 @@ absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlanOptions& options) 
   PLAIT_ASSIGN_OR_RETURN(plan.machine, MachineOf(options.device, ComputeDType(recipe),
                                                  std::max<int64_t>(1, plan.threads_per_rank)));
   PLAIT_ASSIGN_OR_RETURN(plan.parameters, CountParameters(recipe.model()));
-  PLAIT_ASSIGN_OR_RETURN(const ModelShape shape, ModelShapeOf(recipe));
-  PLAIT_ASSIGN_OR_RETURN(const DeviceMesh mesh,
-                         MakeUnconnectedMesh(MeshSizesOf(recipe), options.ranks, /*rank=*/0));
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<PlannedRank> ranks,
+                         RanksOfStages(recipe, options.ranks));
   for (int axis = 0; axis < kNumMeshAxes; ++axis) {
-    plan.sizes[axis] = mesh.size(static_cast<MeshAxis>(axis));
+    plan.sizes[axis] = ranks[0].mesh->size(static_cast<MeshAxis>(axis));
   }
-  const std::unique_ptr<LanguageModel> model =
-      LanguageModel::Create(shape, ComputeDType(recipe), plan.recomputation, mesh);
   for (const Stage& stage : recipe.stages()) {
-    plan.stages.push_back(PlanStage(recipe, stage, mesh, *model, plan));
+    plan.stages.push_back(PlanStage(recipe, stage, ranks, plan));
   }
   return plan;
 }

@@ -38,6 +38,8 @@ struct StagePlan {
   int64_t microbatches = 0;  // of a data-parallel rank in a step
   int64_t tokens_per_step = 0;
   double flops_per_token = 0;
+  // Of the pipeline: the one that holds most, whose memory and traffic follow.
+  int64_t pipeline_stage = 0;
   MemoryPlan memory;
   CommunicationPlan communication;
   StepEstimate estimate;

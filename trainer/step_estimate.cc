@@ -98,7 +98,7 @@ StepEstimate EstimateStep(const StepEstimateInputs& in) {
                             (1 - machine.exchange_overlap) * estimate.exchange + estimate.exposed;
   estimate.optimizer = kOptimizerBytesPerParameter * static_cast<double>(in.parameters_of_rank) /
                        machine.optimizer_bytes_per_second;
-  estimate.bubble = (stages - 1) * microbatch;
+  estimate.bubble = (stages - 1) * microbatch / static_cast<double>(in.chunks);
   estimate.step = microbatches * microbatch + estimate.bubble + estimate.replicas +
                   estimate.optimizer + estimate.latency;
   const double all_tokens =

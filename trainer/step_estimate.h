@@ -53,6 +53,7 @@ struct StepEstimateInputs {
   int64_t row_tokens = 0;
   int64_t microbatch_tokens = 0;
   int64_t microbatches = 0;        // of a rank
+  int64_t chunks = 1;              // parts of the model per stage of the pipeline
   int64_t parameters_of_rank = 0;  // elements of its shares
 };
 
