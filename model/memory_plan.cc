@@ -284,11 +284,10 @@ std::vector<BlockKindMemory> MemoryOfKinds(const ModelShape& shape, const Device
   }
   using Choose = const BlockMemory& (*)(const BlockMemories&);
   const std::pair<int64_t, Choose> all[] = {
-      {attention, [](const BlockMemories& all) -> const BlockMemory& { return *all.attention; }},
-      {layers - attention,
-       [](const BlockMemories& all) -> const BlockMemory& { return *all.mamba; }},
-      {dense, [](const BlockMemories& all) -> const BlockMemory& { return *all.feed_forward; }},
-      {experts, [](const BlockMemories& all) -> const BlockMemory& { return *all.experts; }}};
+      {attention, [](const BlockMemories& of) -> const BlockMemory& { return *of.attention; }},
+      {mamba, [](const BlockMemories& of) -> const BlockMemory& { return *of.mamba; }},
+      {dense, [](const BlockMemories& of) -> const BlockMemory& { return *of.feed_forward; }},
+      {experts, [](const BlockMemories& of) -> const BlockMemory& { return *of.experts; }}};
   std::vector<BlockKindMemory> kinds;
   for (const auto& [blocks, choose] : all) {
     if (blocks == 0) continue;
