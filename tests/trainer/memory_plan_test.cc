@@ -1,6 +1,7 @@
 // The memory that a plan says, beside what the allocator counted while a step ran.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <ranges>
@@ -162,6 +163,26 @@ TEST(MemoryPlanTest, TensorAndContextRanksHoldWhatThePlanSays) {
       }
       std::printf("%s, %s\n", small.name.c_str(), axes);
       ExpectPlanned(RecipeOf(small, ranks), ranks);
+    }
+  }
+}
+
+TEST(MemoryPlanTest, TheStageThatHoldsMostHoldsWhatThePlanSays) {
+  for (const char* assignment : {"parallel.pipeline=2", "parallel.pipeline_chunks=2"}) {
+    for (const size_t recipe : {1, 2, 4}) {  // hybrid recomputed, Mamba alone, Llama
+      SmallRecipe small = SmallRecipes()[recipe];
+      SCOPED_TRACE(small.name + " " + assignment);
+      small.overrides.push_back("parallel.pipeline=2");
+      small.overrides.push_back(assignment);
+      const recipe::v1::Recipe pipeline = RecipeOf(small, 2);
+      ASSERT_OK_AND_ASSIGN(const Plan plan, MakePlan(pipeline, {.ranks = 2, .device = "CPU"}));
+      const auto planned = static_cast<double>(plan.stages[0].memory.total);
+      const std::vector<int64_t> peaks = MeasuredPeaks(pipeline, 2);
+      const auto measured = static_cast<double>(*std::ranges::max_element(peaks));
+      std::printf("%s, %s: planned %.3f MB, measured %.3f MB, %+.2f %%\n", small.name.c_str(),
+                  assignment, 1e-6 * planned, 1e-6 * measured, 100 * (planned / measured - 1));
+      EXPECT_NEAR(planned, measured, kTolerance * measured);
+      EXPECT_EQ(plan.stages[0].pipeline_stage, std::ranges::max_element(peaks) - peaks.begin());
     }
   }
 }

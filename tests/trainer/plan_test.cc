@@ -38,8 +38,8 @@ recipe::v1::Recipe SmallRecipe(std::vector<std::string> overrides, int ranks,
   return ResolvedRecipe(text, overrides, ranks);
 }
 
-// Bytes that rank 0 received in a step of rows of one document each.
-int64_t MeasuredBytes(const recipe::v1::Recipe& recipe, int ranks) {
+// Bytes that a rank of this pipeline stage moved in a step of rows of one document each.
+int64_t MeasuredBytes(const recipe::v1::Recipe& recipe, int ranks, int64_t stage = 0) {
   int64_t bytes = 0;
   std::vector<Batch> batches = RandomStep(recipe, /*stage=*/0);
   for (Batch& batch : batches) {
@@ -61,7 +61,8 @@ int64_t MeasuredBytes(const recipe::v1::Recipe& recipe, int ranks) {
     }
     const int64_t before = world->ledger().bytes_moved();
     PLAIT_RETURN_IF_ERROR(step.Run(own, 1e-3).status());
-    if (world->rank() == 0) bytes = world->ledger().bytes_moved() - before;
+    if (world->rank() == stage * (ranks / runtime.mesh->size(MeshAxis::kPipeline)))
+      bytes = world->ledger().bytes_moved() - before;
     return absl::OkStatus();
   }));
   return bytes;
@@ -85,11 +86,15 @@ TEST(PlanTest, CountsEveryByteOfAStep) {
            {{"parallel.shard=2", "parallel.gradient_wire_dtype=BF16",
              "parallel.transport=MESSAGES"},
             2},
+           {{"parallel.pipeline=2"}, 2},
+           {{"parallel.pipeline=2", "parallel.pipeline_chunks=3"}, 2},
+           {{"parallel.pipeline=2", "parallel.tensor=2", "trainer.recomputation=BLOCKS"}, 4},
        }) {
     SCOPED_TRACE(assignments.back());
     const recipe::v1::Recipe recipe = SmallRecipe(assignments, ranks, Experts::kNone);
     ASSERT_OK_AND_ASSIGN(const Plan plan, MakePlan(recipe, {.ranks = ranks, .device = "CPU"}));
-    EXPECT_EQ(plan.stages[0].communication.total(), MeasuredBytes(recipe, ranks));
+    EXPECT_EQ(plan.stages[0].communication.total(),
+              MeasuredBytes(recipe, ranks, plan.stages[0].pipeline_stage));
   }
 }
 
