@@ -195,13 +195,13 @@ void CheckAxes(const recipe::v1::Recipe& recipe, ProblemList& problems) {
                 std::clamp<int64_t>(model.model_dim(), 0, kMaxDim));
   }
   if (model.has_experts()) {
-    const int64_t expert = recipe.parallel().expert();
-    if (tensor > 1 && expert >= 1 && expert <= kMaxDim && tensor <= kMaxDim) {
-      divides("expert x parallel.tensor", expert * tensor, "experts.experts",
-              model.experts().experts());
-    } else {
-      divides("expert", expert, "experts.experts", model.experts().experts());
-    }
+    // Tensor ranks are dealt experts of their own.
+    const int64_t expert = std::clamp<int64_t>(recipe.parallel().expert(), 1, kMaxAxis);
+    const int64_t tensors = std::clamp<int64_t>(tensor, 1, kMaxAxis);
+    divides(tensors == 1  ? "expert"
+            : expert == 1 ? "tensor"
+                          : "expert x parallel.tensor",
+            expert * tensors, "experts.experts", model.experts().experts());
   } else if (recipe.parallel().expert() > 1) {
     problems.Add("parallel.expert", recipe.parallel().expert(), "needs model.experts");
   }

@@ -9,6 +9,8 @@
 
 namespace plait {
 
+constexpr int64_t kMaxAxis = 1 << 20;
+
 class ProblemList {
  public:
   template <class T>

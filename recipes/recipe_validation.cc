@@ -2,6 +2,7 @@
 
 #include <google/protobuf/descriptor.h>
 
+#include <algorithm>
 #include <limits>
 #include <map>
 
@@ -22,7 +23,6 @@ using recipe::v1::Stage;
 
 constexpr int64_t kMaxSteps = std::numeric_limits<uint32_t>::max();      // random counters
 constexpr int64_t kMaxMicrobatch = std::numeric_limits<int32_t>::max();  // document offsets
-constexpr int64_t kMaxAxis = 1 << 20;
 
 // Numbers that are not finite and enum values without a name, anywhere.
 void CheckScalars(const Message& message, const std::string& path, ProblemList& problems) {
@@ -63,26 +63,36 @@ int64_t CheckMesh(const recipe::v1::Parallel& parallel, int64_t world_size, Prob
     problems.Between("parallel.expert_wave_tokens", parallel.expert_wave_tokens(), 1,
                      kMaxMicrobatch);
   }
-  if (!valid || world_size == kAnyWorldSize) return 0;
+  if (parallel.expert() > 1 && parallel.reduction() == recipe::v1::Parallel::CANONICAL) {
+    problems.Add("parallel.expert", parallel.expert(),
+                 "is not built for parallel.reduction = CANONICAL; use 1, or DEFAULT");
+  }
+  if (!valid) return 0;
 
-  // The product grows by one axis at a time and stops above the world: it cannot overflow.
-  int64_t product = 1;
-  for (const int64_t size : {parallel.pipeline(), parallel.replicate(), parallel.shard(),
-                             parallel.context(), parallel.tensor()}) {
-    product *= size > 0 ? size : 1;
-    if (product > world_size) break;
+  int64_t shard = parallel.shard();  // 0 where it is not known
+  if (world_size != kAnyWorldSize) {
+    // The product grows by one axis at a time and stops above every world: it cannot overflow.
+    int64_t product = 1;
+    for (const int64_t size : {parallel.pipeline(), parallel.replicate(), shard, parallel.context(),
+                               parallel.tensor()}) {
+      if (product <= kMaxAxis) product *= size > 0 ? size : 1;
+    }
+    const bool fits = shard > 0 ? product == world_size : world_size % product == 0;
+    if (!fits) {
+      const std::string ranks =
+          product > kMaxAxis ? absl::StrCat("more than ", kMaxAxis) : absl::StrCat(product);
+      problems.Add(
+          "parallel",
+          absl::StrCat("pipeline ", parallel.pipeline(), " x replicate ", parallel.replicate(),
+                       " x shard ", shard > 0 ? absl::StrCat(shard) : "unset", " x context ",
+                       parallel.context(), " x tensor ", parallel.tensor()),
+          absl::StrCat("does not make a world of ", world_size, " ranks; start ",
+                       shard > 0 ? "" : "a multiple of ", ranks, " or change an axis"));
+    } else if (shard == 0) {
+      shard = world_size / product;
+    }
   }
-  const bool fits = parallel.has_shard() ? product == world_size : world_size % product == 0;
-  if (!fits) {
-    const std::string shard = parallel.has_shard() ? absl::StrCat(parallel.shard()) : "unset";
-    problems.Add("parallel",
-                 absl::StrCat("pipeline ", parallel.pipeline(), " x replicate ",
-                              parallel.replicate(), " x shard ", shard, " x context ",
-                              parallel.context(), " x tensor ", parallel.tensor()),
-                 absl::StrCat("does not make a world of ", world_size, " ranks"));
-    return 0;
-  }
-  const int64_t shard = parallel.has_shard() ? parallel.shard() : world_size / product;
+  if (shard == 0) return 0;
   problems.Divides("parallel.expert", parallel.expert(), "parallel.shard x parallel.context",
                    shard * parallel.context());
   return parallel.replicate() * shard;

@@ -248,10 +248,18 @@ INSTANTIATE_TEST_SUITE_P(
         BadRecipe{
             kHybrid, "parallel.shard=2",
             "recipe parallel = pipeline 1 x replicate 1 x shard 2 x context 1 x tensor 1 does "
-            "not make a world of 1 ranks"},
+            "not make a world of 1 ranks; start 2 or change an axis"},
         BadRecipe{kHybrid, "parallel.replicate=3",
                   "recipe parallel = pipeline 1 x replicate 3 x shard unset x context 1 x tensor 1 "
-                  "does not make a world of 4 ranks",
+                  "does not make a world of 4 ranks; start a multiple of 3 or change an axis",
+                  4},
+        BadRecipe{kHybrid,
+                  "parallel.pipeline=3 parallel.replicate=1048576 parallel.shard=1048576 "
+                  "stages.0.tokens_per_step=140737488355328 "
+                  "stages.1.tokens_per_step=281474976710656",
+                  "recipe parallel = pipeline 3 x replicate 1048576 x shard 1048576 x context 1 x "
+                  "tensor 1 does not make a world of 4 ranks; start more than 1048576 or change an "
+                  "axis",
                   4},
         BadRecipe{kHybrid, "parallel.replicate=1000000 parallel.context=256",
                   "recipe parallel.context = 256 does not divide stages.0.rows_per_microbatch x "
@@ -263,6 +271,22 @@ INSTANTIATE_TEST_SUITE_P(
         BadRecipe{
             kHybrid, "parallel.expert=4",
             "recipe parallel.expert = 4 does not divide parallel.shard x parallel.context = 2", 2},
+        BadRecipe{
+            kHybrid,
+            "parallel.shard=6 parallel.expert=4 stages.0.tokens_per_step=768 "
+            "stages.1.tokens_per_step=1536",
+            "recipe parallel.expert = 4 does not divide parallel.shard x parallel.context = 6",
+            kAnyWorldSize},
+        BadRecipe{kHybrid, "parallel.expert=2 parallel.tensor=2 model.experts.experts=6",
+                  "recipe parallel.expert x parallel.tensor = 4 does not divide "
+                  "model.experts.experts = 6",
+                  4},
+        BadRecipe{kHybrid, "parallel.tensor=2 model.experts.experts=5",
+                  "recipe parallel.tensor = 2 does not divide model.experts.experts = 5", 2},
+        BadRecipe{kHybrid, "parallel.expert=2 parallel.reduction=CANONICAL",
+                  "recipe parallel.expert = 2 is not built for parallel.reduction = CANONICAL; use "
+                  "1, or DEFAULT",
+                  2},
         BadRecipe{kHybrid, "parallel.expert=4 parallel.tensor=2",
                   "recipe parallel.expert x parallel.tensor = 8 does not divide "
                   "model.experts.experts = 4",
@@ -304,7 +328,7 @@ INSTANTIATE_TEST_SUITE_P(
                   "recipe parallel.pipeline_chunks = 0 must be at least 1"},
         BadRecipe{kHybrid, "parallel.pipeline=3",
                   "recipe parallel = pipeline 3 x replicate 1 x shard unset x context 1 x tensor 1 "
-                  "does not make a world of 4 ranks",
+                  "does not make a world of 4 ranks; start a multiple of 3 or change an axis",
                   4},
         BadRecipe{kHybrid, "parallel.pipeline=2 model.tied_embeddings=true",
                   "recipe model.tied_embeddings = true is not built for parallel.pipeline = 2; "
@@ -437,7 +461,24 @@ TEST(RecipeValidationTest, EveryProblemOfThePipelineIsReportedAtOnce) {
                   "recipe parallel.pipeline_chunks = 3 with parallel.pipeline = 4 is more parts "
                   "than the 8 blocks of model.layers = 4",
                   "recipe parallel = pipeline 4 x replicate 1 x shard unset x context 1 x tensor 4 "
-                  "does not make a world of 6 ranks"));
+                  "does not make a world of 6 ranks; start a multiple of 16 or change an axis"));
+}
+
+TEST(RecipeValidationTest, AWorldOfAnotherSizeHidesNoOtherProblemOfTheMesh) {
+  Recipe recipe = Parsed(kHybrid);
+  for (const char* assignment : {"parallel.shard=3", "parallel.expert=2"}) {
+    ASSERT_OK(ApplyOverride(assignment, recipe));
+  }
+  EXPECT_THAT(
+      Lines(recipe, 8),
+      ElementsAre("recipe parallel = pipeline 1 x replicate 1 x shard 3 x context 1 x tensor 1 "
+                  "does not make a world of 8 ranks; start 3 or change an axis",
+                  "recipe parallel.expert = 2 does not divide parallel.shard x parallel.context = "
+                  "3",
+                  "recipe stages.0.tokens_per_step = 512 makes 4 microbatches, not a multiple of "
+                  "the data-parallel size 3",
+                  "recipe stages.1.tokens_per_step = 512 makes 2 microbatches, not a multiple of "
+                  "the data-parallel size 3"));
 }
 
 TEST(RecipeValidationTest, AModelAloneIsEnoughWhereNothingIsTrained) {
