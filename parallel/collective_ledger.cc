@@ -79,13 +79,16 @@ std::string_view Name(CollectiveOperation operation) {
 std::string CollectiveCall::ToString() const {
   if (operation == CollectiveOperation::kNone) return "no collective";
   std::string text(Name(operation));
-  if (dtype >= 0) {
-    absl::StrAppend(&text, " ", Name(static_cast<DType>(dtype)), "[", count, "]");
-  } else if (count > 0) {
-    absl::StrAppend(&text, " [", count, "]");
+  if (dtype >= 0) absl::StrAppend(&text, " ", Name(static_cast<DType>(dtype)));
+  if (count > 0) absl::StrAppend(&text, dtype >= 0 ? "[" : " [", count, "]");
+  if (operation == CollectiveOperation::kSend || operation == CollectiveOperation::kReceive) {
+    const char* direction = operation == CollectiveOperation::kSend ? " to" : " from";
+    absl::StrAppend(&text, direction, " rank ", peer);
+  } else {
+    if (peer >= 0) absl::StrAppend(&text, " with rank ", peer);
+    absl::StrAppend(&text, ", call ", sequence);
   }
-  if (peer >= 0) absl::StrAppend(&text, " with rank ", peer);
-  absl::StrAppend(&text, ", call ", sequence, " of ", communicator.data(), ", at ", site.data());
+  absl::StrAppend(&text, " of ", communicator.data(), ", at ", site.data());
   return text;
 }
 

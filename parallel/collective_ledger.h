@@ -50,7 +50,9 @@ struct CollectiveCall {
   std::array<char, 20> communicator{};
   std::array<char, 96> site{};  // "file:line"
 
-  // "all-reduce sum f32[128], call 7 of world, at trainer/training_step.cc:34"
+  // "all-reduce sum f32[128], call 7 of world, at trainer/training_step.cc:34", or "receive
+  // f32[128] from rank 1 of pipeline, at ...", a rank of that communicator. Sizes that ranks need
+  // not agree on are not told.
   std::string ToString() const;
   // Whether the ranks of one communicator may make these calls together. Call sites may differ.
   bool Matches(const CollectiveCall& other) const;
@@ -77,7 +79,7 @@ struct RankActivity {
 // Memory of one rank's slot: written by its rank, read by any. The call is written between two
 // odd-even steps of `version`, so that a reader sees all of one call.
 struct alignas(64) LedgerSlot {
-  static constexpr int kMemberships = 16;
+  static constexpr int kMemberships = 24;  // more than the communicators of a DeviceMesh
   static constexpr int kCallWords = sizeof(CollectiveCall) / sizeof(uint64_t);
   struct Membership {
     std::atomic<uint64_t> group;  // 0: free

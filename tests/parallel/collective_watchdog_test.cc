@@ -146,7 +146,14 @@ TEST(CollectiveWatchdogTest, NamesThePeerThatDoesNotSend) {
   });
   ASSERT_EQ(reports.by_rank.size(), 1u);
   EXPECT_THAT(reports.by_rank.at(0), ContainsRegex("missing: rank 1$"));
-  EXPECT_THAT(reports.by_rank.at(0), HasSubstr("receive f32[1] with rank 1"));
+  EXPECT_THAT(reports.by_rank.at(0), HasSubstr("receive f32[1] from rank 1 of world, at"));
+}
+
+TEST(CollectiveWatchdogTest, SizesThatRanksNeedNotAgreeOnAreNotTold) {
+  CollectiveCall call{.operation = CollectiveOperation::kAllToAll,
+                      .dtype = static_cast<int32_t>(DType::kF32),
+                      .sequence = 7};
+  EXPECT_THAT(call.ToString(), HasSubstr("all-to-all f32, call 7 of "));
 }
 
 TEST(CollectiveWatchdogTest, IsSilentWhileTheRanksGoOn) {

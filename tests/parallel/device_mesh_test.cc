@@ -1,5 +1,7 @@
 #include "parallel/device_mesh.h"
 
+#include <algorithm>
+
 #include "base/status_macros.h"
 #include "base/tensor.h"
 #include "parallel/local_communicator.h"
@@ -131,6 +133,22 @@ TEST(DeviceMeshTest, AllAxesMakeTheirGroups) {
     EXPECT_EQ(members(mesh.axis(MeshAxis::kPipeline)), from(rank % 8, 8, 2));
     EXPECT_EQ(mesh.is_first_of_microbatch(), rank < 8 && rank % 4 == 0);
     EXPECT_EQ(mesh.data_parallel_rank_of(rank), mesh.data_parallel_rank());
+    return absl::OkStatus();
+  }));
+}
+
+// A rank that stands still is found in any of the communicators.
+TEST(DeviceMeshTest, TheLedgerKnowsEveryCommunicatorOfAllAxes) {
+  EXPECT_OK(RunLocalRanks(32, [](const std::shared_ptr<Communicator>& world) -> absl::Status {
+    PLAIT_ASSIGN_OR_RETURN(const DeviceMesh mesh, DeviceMesh::Create({2, 2, 2, 2, 2, 2}, world));
+    // Six axes, seven unions of axes, experts' groups; the world has joined, too.
+    const auto activities = world->ledger().Activities();
+    const auto own = std::find_if(activities.begin(), activities.end(), [&](const auto& activity) {
+      return activity.rank == world->rank();
+    });
+    EXPECT_NE(own, activities.end());
+    EXPECT_EQ(own->memberships.size(), 17u);
+    EXPECT_LT(own->memberships.size(), static_cast<size_t>(LedgerSlot::kMemberships));
     return absl::OkStatus();
   }));
 }
