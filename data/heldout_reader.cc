@@ -27,13 +27,13 @@ absl::StatusOr<HeldoutReader> HeldoutReader::Open(const std::string& folder, int
 }
 
 absl::StatusOr<HeldoutBatch> HeldoutReader::Read(int64_t begin, int64_t count) const {
-  PLAIT_CHECK(begin >= 0 && count >= 1 && begin <= num_rows() - count);
+  PLAIT_CHECK(begin >= 0 && count >= 1 && begin < num_rows());
   const DocumentOrder order(
       tokens_.num_documents(),
       [this](int64_t document) { return tokens_.DocumentOffset(document); }, std::nullopt);
   std::vector<Row> rows(static_cast<size_t>(count));
   HeldoutBatch result;
-  for (int64_t r = 0; r < count; ++r) {
+  for (int64_t r = 0; r < std::min(count, num_rows() - begin); ++r) {
     Row& row = rows[static_cast<size_t>(r)];
     const int64_t from = windows_[static_cast<size_t>(begin + r)] * row_tokens_;
     PLAIT_RETURN_IF_ERROR(

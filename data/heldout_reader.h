@@ -31,7 +31,8 @@ class HeldoutReader {
                                             int64_t max_tokens);
 
   int64_t num_rows() const { return static_cast<int64_t>(windows_.size()); }
-  // Rows [begin, begin + count), at least one, at most to num_rows(). Thread-safe.
+  // Rows [begin, begin + count), at least one; those from num_rows() on are all padding.
+  // Thread-safe.
   absl::StatusOr<HeldoutBatch> Read(int64_t begin, int64_t count) const;
 
   const PreparedTokens& tokens() const { return tokens_; }

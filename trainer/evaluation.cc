@@ -38,7 +38,7 @@ absl::StatusOr<std::unique_ptr<Evaluation>> Evaluation::Create(const EvaluationO
   PLAIT_ASSIGN_OR_RETURN(
       HeldoutReader reader,
       HeldoutReader::Open(options.folder, options.row_tokens, options.max_tokens));
-  return std::unique_ptr<Evaluation>(new Evaluation(std::move(reader), options.rows_per_batch));
+  return std::unique_ptr<Evaluation>(new Evaluation(std::move(reader), options));
 }
 
 absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution,
@@ -47,6 +47,7 @@ absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution,
   // the gathering of weights may need them; those past the end do the last batch for nothing.
   const DeviceMesh& mesh = *runtime.mesh;
   const int64_t ranks = mesh.data_parallel_size();
+  const int64_t token_parts = mesh.size(MeshAxis::kContext) * mesh.size(MeshAxis::kTensor);
   const int64_t batches = (reader_.num_rows() + rows_per_batch_ - 1) / rows_per_batch_;
   const int64_t rounds = (batches + ranks - 1) / ranks;
   // Of each round: negative log likelihood, weight, tokens, bytes of text.
@@ -56,8 +57,10 @@ absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution,
   MicrobatchFlow flow(execution, runtime, [&](int64_t round) -> absl::StatusOr<Microbatch> {
     const int64_t index = index_of(round);
     const int64_t row = std::min(index, batches - 1) * rows_per_batch_;
-    PLAIT_ASSIGN_OR_RETURN(const HeldoutBatch heldout,
-                           reader_.Read(row, std::min(rows_per_batch_, reader_.num_rows() - row)));
+    // The last batch has rows of padding where its own do not divide among the ranks.
+    int64_t rows = std::min(rows_per_batch_, reader_.num_rows() - row);
+    while (rows < rows_per_batch_ && rows * row_tokens_ % token_parts != 0) ++rows;
+    PLAIT_ASSIGN_OR_RETURN(const HeldoutBatch heldout, reader_.Read(row, rows));
     const Batch& batch = heldout.batch;
     if (index < batches && mesh.is_first_of_microbatch()) {
       double* sums = own.data<double>() + round * kColumns;

@@ -39,10 +39,13 @@ class Evaluation {
   absl::StatusOr<EvaluationResult> Run(Execution& execution, ModelRuntime& runtime) const;
 
  private:
-  Evaluation(HeldoutReader reader, int64_t rows_per_batch)
-      : reader_(std::move(reader)), rows_per_batch_(rows_per_batch) {}
+  Evaluation(HeldoutReader reader, const EvaluationOptions& options)
+      : reader_(std::move(reader)),
+        row_tokens_(options.row_tokens),
+        rows_per_batch_(options.rows_per_batch) {}
 
   HeldoutReader reader_;
+  int64_t row_tokens_;
   int64_t rows_per_batch_;
 };
 

@@ -5,7 +5,9 @@
 #include <cmath>
 #include <filesystem>
 
+#include "base/status_macros.h"
 #include "data/prepared_tokens.h"
+#include "parallel/local_communicator.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
 #include "tests/support/tiny_run.h"
@@ -56,6 +58,35 @@ TEST_F(EvaluationTest, DoesNotDependOnHowRowsAreGrouped) {
   ASSERT_OK_AND_ASSIGN(const EvaluationResult b, many->Run(execution_, runtime_));
   EXPECT_NEAR(a.loss, b.loss, 1e-12);
   EXPECT_EQ(a.tokens, b.tokens);
+}
+
+// Seven rows of 31 tokens, two a batch: the last has one, which does not divide among two ranks.
+TEST_F(EvaluationTest, ALastBatchThatDoesNotDivideAmongTheRanksIsCountedWhole) {
+  EvaluationOptions options = Options(31, 2);
+  options.max_tokens = 7 * 31;
+  const auto evaluate = [&](const std::shared_ptr<Communicator>& world,
+                            const std::string& layout) -> absl::StatusOr<EvaluationResult> {
+    Execution execution{{.num_threads = 1}};
+    const recipe::v1::Recipe recipe =
+        TinyRecipe(data_.path(), {"trainer.precision=F64", "model.attention.kv_heads=2", layout},
+                   world->size());
+    PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
+    PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, /*seed=*/1));
+    PLAIT_ASSIGN_OR_RETURN(const auto evaluation, Evaluation::Create(options));
+    return evaluation->Run(execution, runtime);
+  };
+  ASSERT_OK_AND_ASSIGN(const EvaluationResult one,
+                       evaluate(MakeSingleRankCommunicator(), "parallel.tensor=1"));
+  ASSERT_GT(one.tokens, 6 * 31);
+  for (const char* layout : {"parallel.tensor=2", "parallel.context=2"}) {
+    EXPECT_OK(RunLocalRanks(2, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
+      PLAIT_ASSIGN_OR_RETURN(const EvaluationResult two, evaluate(world, layout));
+      EXPECT_NEAR(two.loss, one.loss, 1e-11 * one.loss) << layout;
+      EXPECT_EQ(two.tokens, one.tokens) << layout;
+      EXPECT_EQ(two.text_bytes, one.text_bytes) << layout;
+      return absl::OkStatus();
+    })) << layout;
+  }
 }
 
 TEST_F(EvaluationTest, ChangesNothing) {
