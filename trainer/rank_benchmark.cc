@@ -97,7 +97,10 @@ absl::StatusOr<std::vector<std::unique_ptr<Contender>>> MakeAll(
   PLAIT_ASSIGN_OR_RETURN(all.emplace_back(), Make(recipe, "shared", world, options, 1));
   if (!all.back()->runtime.sharder->has_windows()) all.pop_back();
   PLAIT_ASSIGN_OR_RETURN(all.emplace_back(), Make(messages, "messages", world, options, 1));
-  PLAIT_ASSIGN_OR_RETURN(all.emplace_back(), Make(canonical, "canonical", world, options, 1));
+  // Not built with an expert axis.
+  if (recipe.parallel().expert() <= 1) {
+    PLAIT_ASSIGN_OR_RETURN(all.emplace_back(), Make(canonical, "canonical", world, options, 1));
+  }
   return all;
 }
 

@@ -34,7 +34,8 @@ struct RankBenchmarkResult {
   int ranks = 1;
   int threads = 0;  // per rank
   // "alone" first: every rank computes its microbatches by itself and updates its part of the
-  // parameters; then "shared" (absent where ranks are on several hosts), "messages", "canonical".
+  // parameters; then "shared" (absent where ranks are on several hosts), "messages", "canonical"
+  // (absent with an expert axis).
   std::vector<Way> ways;
 };
 
