@@ -15,4 +15,8 @@ std::string RecipeText(const recipe::v1::Recipe& recipe);
 // same digest.
 std::string RecipeDigest(const recipe::v1::Recipe& recipe);
 
+// The settings whose values the resolved recipes do not share, `debug` aside: "parallel.tensor: 2
+// -> 1; parallel.shard: 2 -> unset". Empty where RecipeDigest is the same.
+std::string RecipeDifferences(const recipe::v1::Recipe& before, const recipe::v1::Recipe& after);
+
 }  // namespace plait

@@ -10,6 +10,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/exit_code.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint_reader.h"
@@ -111,6 +112,19 @@ nlohmann::ordered_json Describe(const std::string& name, const CheckpointReader:
   return answer;
 }
 
+// "[0 to 64 and 128 to 192, 0 to 32]": the part of the logical tensor that its elements are of.
+std::string BoxText(const ShardSpec& spec) {
+  const auto text = [](std::string* out, const ShardSpec::Range& range) {
+    absl::StrAppend(out, range.begin, " to ", range.end);
+  };
+  std::string box = absl::StrJoin(spec.dim0_ranges, " and ", text);
+  for (const ShardSpec::Range& range : spec.other_ranges) {
+    absl::StrAppend(&box, ", ");
+    text(&box, range);
+  }
+  return absl::StrCat("[", box, "]");
+}
+
 // One line for a tensor that one rank holds; else one more for each shard.
 void PrintTensor(const std::string& name, const CheckpointReader::Parts& parts) {
   const StoredTensor& first = *parts.front().stored;
@@ -125,8 +139,7 @@ void PrintTensor(const std::string& name, const CheckpointReader::Parts& parts) 
     const ShardSpec& spec = stored->spec;
     std::printf("%s    rank %" PRId64 ": elements %" PRId64 " to %" PRId64, stored->digest.c_str(),
                 rank, spec.elements.begin, spec.elements.end);
-    if (!(spec.box_shape() == spec.logical_shape))
-      std::printf(" of a box %s", spec.box_shape().ToString().c_str());
+    if (!(spec.box_shape() == spec.logical_shape)) std::printf(" of %s", BoxText(spec).c_str());
     std::printf("\n");
   }
 }

@@ -26,12 +26,15 @@ std::vector<CheckpointFile> AttachedFiles(const CheckpointReader& checkpoint) {
 
 }  // namespace
 
-absl::Status CheckSameTokenizer(const CheckpointReader& checkpoint, const std::string& data_folder,
+absl::Status CheckSameTokenizer(const Communicator& ranks, const CheckpointReader& checkpoint,
+                                const std::string& data_folder,
                                 const std::string& tokenizer_digest) {
   const std::string& expected = checkpoint.description().tokenizer_digest;
   if (expected.empty()) {
-    LogWarning(absl::StrCat(checkpoint.folder(), ": carries no tokenizer; whether ", data_folder,
-                            " was made with its own cannot be told"));
+    if (ranks.rank() == 0) {
+      LogWarning(absl::StrCat(checkpoint.folder(), ": carries no tokenizer; whether ", data_folder,
+                              " was made with its own cannot be told"));
+    }
     return absl::OkStatus();
   }
   if (expected == tokenizer_digest) return absl::OkStatus();

@@ -8,13 +8,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoint/checkpoint_reader.h"
+#include "parallel/communicator.h"
 
 namespace plait {
 
 // FailedPrecondition where the data of `data_folder` were made with another tokenizer than any that
 // the checkpoint carries: the ids would mean other texts than those the weights know. A checkpoint
-// without a tokenizer is taken as it is, with a warning.
-absl::Status CheckSameTokenizer(const CheckpointReader& checkpoint, const std::string& data_folder,
+// without a tokenizer is taken as it is, with a warning of the first of the ranks that call this.
+absl::Status CheckSameTokenizer(const Communicator& ranks, const CheckpointReader& checkpoint,
+                                const std::string& data_folder,
                                 const std::string& tokenizer_digest);
 
 // The checkpoint's attachments, bytes by name: what makes a checkpoint trained from a converted one

@@ -31,6 +31,7 @@
 #include "parallel/status_agreement.h"
 #include "recipes/parameter_count.h"
 #include "recipes/recipe_digest.h"
+#include "recipes/recipe_loader.h"
 #include "recipes/schema/recipe.pb.h"
 #include "trainer/evaluation.h"
 #include "trainer/initial_checkpoint.h"
@@ -127,6 +128,10 @@ struct Trainer::State {
 
   bool is_first() const { return options.world->rank() == 0; }
   std::string metrics_path() const { return absl::StrCat(options.output, "/metrics.jsonl"); }
+  // What all ranks know alike: the first one says it.
+  void Warn(const std::string& message) const {
+    if (is_first()) LogWarning(message);
+  }
   std::string checkpoints_folder() const { return absl::StrCat(options.output, "/checkpoints"); }
 
   absl::Status OpenData();
@@ -160,7 +165,7 @@ absl::Status Trainer::State::OpenData() {
   PLAIT_RETURN_IF_ERROR(VerifyPrepared(folder, kVerifiedShardBytes));
   PLAIT_ASSIGN_OR_RETURN(tokenizer, ReadTokenizerFiles(folder, source->tokenizer_name()));
   PLAIT_ASSIGN_OR_RETURN(evaluation, Evaluation::Create(EvaluationOptionsFor(recipe)));
-  if (evaluation == nullptr) LogWarning(folder + ": nothing is held out; no evaluation");
+  if (evaluation == nullptr) Warn(folder + ": nothing is held out; no evaluation");
   return absl::OkStatus();
 }
 
@@ -204,7 +209,7 @@ absl::Status Trainer::State::FindStart(std::optional<CheckpointReader>& reader) 
   auto opened = is_resumed ? OpenNewestCheckpoint(world, checkpoints_folder(), &rejected)
                            : OpenCheckpointOrRun(world, initial, &rejected);
   for (const RejectedCheckpoint& bad : rejected) {
-    LogWarning(absl::StrCat("passed over: ", bad.reason));
+    Warn(absl::StrCat("passed over: ", bad.reason));
   }
   PLAIT_RETURN_IF_ERROR(opened.status());
   reader = *std::move(opened);
@@ -233,7 +238,8 @@ absl::Status Trainer::State::StartOrResume() {
 // Collective. The weights of the recipe's initial checkpoint; the optimizer begins anew.
 absl::Status Trainer::State::TakeWeights(const CheckpointReader& reader) {
   PLAIT_RETURN_IF_ERROR(LoadWeights(reader, recipe, runtime));
-  absl::Status kept = CheckSameTokenizer(reader, recipe.data().path(), source->tokenizer_digest());
+  absl::Status kept =
+      CheckSameTokenizer(*options.world, reader, recipe.data().path(), source->tokenizer_digest());
   if (kept.ok()) kept = KeepAttachments(reader);
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, kept));
   LogInfo(absl::StrCat("starts from the weights of ", reader.folder()));
@@ -281,8 +287,9 @@ absl::Status Trainer::State::Restore(const CheckpointReader& reader) {
   PLAIT_RETURN_IF_ERROR(optimizer->RestoreScalars(state));
   PLAIT_RETURN_IF_ERROR(KeepAttachments(reader));
   if (description.recipe_digest != RecipeDigest(recipe)) {
-    LogWarning(absl::StrCat("the recipe is not the one that ", reader.folder(),
-                            " was saved with: the run goes on with other settings"));
+    const auto saved = ParseRecipe(description.recipe_text, reader.folder());
+    Warn(absl::StrCat("the recipe is not the one that ", reader.folder(), " was saved with",
+                      saved.ok() ? absl::StrCat(": ", RecipeDifferences(*saved, recipe)) : ""));
   }
   step = saved_step = description.step;
   tokens = state.integers[kTokens];
@@ -374,8 +381,8 @@ absl::Status Trainer::State::FinishStep(const StepMetrics& step_metrics) {
                                         ", gradient norm ", result.gradient_norm, ")");
   if (recipe.trainer().non_finite() == recipe::v1::Trainer::SKIP) {
     ++skipped_steps;
-    LogWarning(absl::StrCat("step ", step, ": ", what, "; no update in this step, ", skipped_steps,
-                            " skipped so far"));
+    Warn(absl::StrCat("step ", step, ": ", what, "; no update in this step, ", skipped_steps,
+                      " skipped so far"));
     return absl::OkStatus();
   }
   PLAIT_RETURN_IF_ERROR(record.WriteStop(step, what));

@@ -7,6 +7,7 @@ usage: launch_test.py PLAIT [unittest arguments]
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -107,6 +108,29 @@ class SignalsTest(unittest.TestCase):
         self.assertEqual(code, TRY_AGAIN, log)
         self.assertRegex(log, r"stopped on request at step \d+")
         self.assertTrue(list((self.path / name / "checkpoints").glob("step-*")), log)
+
+    def test_another_layout_goes_on_and_is_named_once(self):
+        """Eight steps: two on one rank, the others on four, whose checkpoint tells the parts."""
+        def train(ranks, *settings):
+            arguments = ["--set", "stages.0.steps=8", "--resume"]
+            for setting in settings:
+                arguments += ["--set", setting]
+            return subprocess.run([LAUNCH, "-n", str(ranks), PLAIT, "train",
+                                   str(self.path / "r.textproto"), "--output",
+                                   str(self.path / "elsewhere"), *arguments], text=True,
+                                  stdin=subprocess.DEVNULL, capture_output=True, timeout=120,
+                                  check=False)
+        one = train(1, "debug.stop_after_steps=2")
+        self.assertEqual(one.returncode, 0, one.stderr)
+        four = train(4, "parallel.tensor=2", "parallel.context=2")
+        self.assertEqual(four.returncode, 0, four.stderr)
+        self.assertEqual(four.stderr.count("the recipe is not the one that"), 1, four.stderr)
+        self.assertIn(": parallel.context: 1 -> 2; parallel.tensor: 1 -> 2\n", four.stderr)
+        self.assertFalse((self.path / "elsewhere" / "logs").exists(), "a rank was in trouble")
+        shown = subprocess.run([PLAIT, "checkpoint", "show", str(self.path / "elsewhere")],
+                               text=True, capture_output=True, timeout=60, check=True).stdout
+        self.assertTrue(re.search(r"rank 1: elements 0 to \d+ of \[150 to 300, 0 to 16\]$", shown,
+                                  re.MULTILINE), "the lower half of the vocabulary on tensor rank 1")
 
     def test_sigusr1_to_the_launcher_leaves_a_checkpoint(self):
         code, log = self.train("usr1", lambda launcher, _: os.kill(launcher, signal.SIGUSR1))

@@ -194,5 +194,21 @@ TEST(RecipeDigestTest, SeesEverySetting) {
   EXPECT_NE(RecipeDigest(a), RecipeDigest(c));
 }
 
+TEST(RecipeDigestTest, NamesWhatDiffersAsSettings) {
+  ASSERT_OK_AND_ASSIGN(const Recipe a,
+                       ParseRecipe("parallel { tensor: 2 shard: 4 } stages { steps: 1 } "
+                                   "stages { steps: 2 } debug { stop_after_steps: 3 }",
+                                   "a"));
+  ASSERT_OK_AND_ASSIGN(const Recipe b,
+                       ParseRecipe("parallel { expert_wave_tokens: 8 } trainer { precision: F32 } "
+                                   "stages { steps: 1 } stages { steps: 5 name: 'x: y' }",
+                                   "b"));
+  EXPECT_EQ(RecipeDifferences(a, b),
+            "parallel.shard: 4 -> unset; parallel.tensor: 2 -> 1; "
+            "parallel.expert_wave_tokens: unset -> 8; stages.1.name: unset -> \"x: y\"; "
+            "stages.1.steps: 2 -> 5; trainer.precision: BF16 -> F32");
+  EXPECT_EQ(RecipeDifferences(a, a), "");
+}
+
 }  // namespace
 }  // namespace plait
