@@ -48,11 +48,11 @@ absl::StatusOr<HostShare> ShareOfHost(Communicator& world) {
     for (int core = 0; core < CPU_SETSIZE; ++core) users[core] += CPU_ISSET(core, &mask) ? 1 : 0;
   }
   share.hosts = static_cast<int>(names.size());
-  double fair = 0;
+  share.fair_cores = 0;
   for (int core = 0; core < CPU_SETSIZE; ++core) {
-    if (CPU_ISSET(core, &cores)) fair += 1.0 / std::max(1, users[core]);
+    if (CPU_ISSET(core, &cores)) share.fair_cores += 1.0 / std::max(1, users[core]);
   }
-  share.fair_threads = std::max(1, static_cast<int>(fair + 1e-9));
+  share.fair_threads = std::max(1, static_cast<int>(share.fair_cores + 1e-9));
   return share;
 }
 

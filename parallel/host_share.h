@@ -11,8 +11,9 @@ struct HostShare {
   int hosts = 1;
   int ranks_on_host = 1;
   int rank_on_host = 0;
-  // Cores that this process may use, each divided by the ranks of the host that may use it too;
-  // at least 1.
+  // Cores that this process may use, each divided by the ranks of the host that may use it too.
+  double fair_cores = 1;
+  // Whole ones of them; at least 1.
   int fair_threads = 1;
 };
 

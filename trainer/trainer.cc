@@ -115,6 +115,7 @@ struct Trainer::State {
   std::unique_ptr<CheckpointWriter> writer;
   RunRecord record = RunRecord::None();  // rank 0's writes
   ParameterCount parameters;
+  double fair_cores = 1;  // of this rank
   double gemm_peak_flops_per_second = 0;
 
   int64_t step = 0;  // done
@@ -445,7 +446,10 @@ absl::Status Trainer::State::MeasurePeak() {
   PLAIT_RETURN_IF_ERROR(world.Barrier());
   PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak,
                          MeasureGemmPeak(execution, runtime.model->dtype(), kSecondsPerShape));
-  double sum = peak.best_flops_per_second;
+  // The best of short products is that of cores of one's own, which ranks beyond the cores have
+  // not.
+  double sum = peak.best_flops_per_second *
+               std::min(1.0, fair_cores / static_cast<double>(execution.num_threads()));
   PLAIT_RETURN_IF_ERROR(AllReduceOnHost(world, {&sum, DType::kF64, 1}, ReduceOperation::kSum));
   gemm_peak_flops_per_second = sum;
   return absl::OkStatus();
@@ -479,6 +483,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Recipe& recipe,
   // Data and checkpoints are read from here on.
   const CollectiveLedger::Patience patience(world.ledger());
   auto state = std::make_unique<State>(recipe, complete, execution_options);
+  state->fair_cores = host.fair_cores;
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, state->OpenData()));
   PLAIT_RETURN_IF_ERROR(CheckSameText(world, "the data", state->source->fingerprint()));
   PLAIT_RETURN_IF_ERROR(state->BuildModel());
