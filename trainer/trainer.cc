@@ -387,11 +387,14 @@ absl::Status Trainer::State::FinishStep(const StepMetrics& step_metrics) {
     return absl::OkStatus();
   }
   PLAIT_RETURN_IF_ERROR(record.WriteStop(step, what));
-  return WithExitCode(absl::FailedPreconditionError(absl::StrCat(
-                          what,
-                          "; no update was made. Lower the learning rate, or skip such steps with "
-                          "--set trainer.non_finite=SKIP")),
-                      ExitCode::kNumericFault);
+  // All ranks know; none needs to abort the others.
+  return AgreeOnStatus(
+      *options.world,
+      WithExitCode(absl::FailedPreconditionError(absl::StrCat(
+                       what,
+                       "; no update was made. Lower the learning rate, or skip such steps with "
+                       "--set trainer.non_finite=SKIP")),
+                   ExitCode::kNumericFault));
 }
 
 absl::Status Trainer::State::AtBoundary() {

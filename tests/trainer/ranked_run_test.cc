@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "base/durable_file.h"
+#include "base/exit_code.h"
 #include "base/status_macros.h"
 #include "parallel/local_communicator.h"
 #include "parallel/status_agreement.h"
@@ -167,6 +168,30 @@ TEST(RankedRunTest, RecipesThatDifferBetweenRanksAreRefusedByAll) {
                                HasSubstr("the recipe of rank 1 is not that of rank 0")));
   EXPECT_EQ(agreed, 3);
   EXPECT_FALSE(std::filesystem::exists(data.File("run")));
+}
+
+// None needs to abort the others, which would tell the same as troubles of every rank.
+TEST(RankedRunTest, ANumberThatIsNotFiniteIsToldByAllRanksAlike) {
+  const TinyData data;
+  const recipe::v1::Recipe recipe =
+      TinyRecipe(data.path(),
+                 {"stages.0.schedule.learning_rate_peak=1e30", "model.tied_embeddings=false",
+                  "stages.0.schedule.warmup_steps=0", "parallel.pipeline=2"},
+                 2);
+  std::atomic<int> agreed{0};
+  const absl::Status status =
+      RunLocalRanks(2, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
+        PLAIT_ASSIGN_OR_RETURN(
+            const auto trainer,
+            Trainer::Create(recipe, {.output = data.File("run"), .world = world}));
+        const absl::Status stopped = trainer->Run().status();
+        if (IsAgreed(stopped)) ++agreed;
+        EXPECT_EQ(ExitCodeOf(stopped), ExitCode::kNumericFault);
+        return stopped;
+      });
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kFailedPrecondition,
+                               HasSubstr("is not finite (loss nan")));
+  EXPECT_EQ(agreed, 2);
 }
 
 TEST(RankedRunTest, MicrobatchesThatDoNotDivideAreRefused) {
