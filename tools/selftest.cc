@@ -120,7 +120,7 @@ class Selftest {
       any = true;
       if (layout.ranks() > ranks) continue;
       for (const CheckedModel model : layout.models) {
-        for (const DType precision : {DType::kF64, DType::kF32}) {
+        for (const DType precision : {DType::kF64, DType::kF32, DType::kBf16}) {
           layouts_.push_back({.layout = &layout, .model = model, .precision = precision});
         }
       }
@@ -165,7 +165,8 @@ class Selftest {
     row.status = [&]() -> absl::Status {
       if (in_processes() && part == nullptr) return absl::OkStatus();
       PLAIT_ASSIGN_OR_RETURN(const CheckedStep* one_rank, OneRank(row));
-      const LayoutFault fault{options_.fault == kPacking ? "" : options_.fault};
+      const LayoutFault fault{.tensor = options_.fault == kPacking ? "" : options_.fault,
+                              .factor = LayoutFault::VisibleFactor(row.precision)};
       const auto differences =
           in_processes()
               ? CompareWithOneRank(part, row.model, row.precision, *row.layout, *one_rank, fault)
@@ -342,16 +343,17 @@ void AddSelftestCommand(CLI::App& plait, Action& action) {
           ->check(CLI::Range(2, kMostRanks));
   command->add_flag("--all", options->all, "Checks every layout, up to 8 ranks")->excludes(ranks);
   command->add_option("--only", options->only, "Checks layouts whose name has this text");
-  command->add_option("--fault", options->fault,
-                      "To see it fail: gets the gradient of this tensor wrong by 1 % on one rank; "
-                      "'packing' joins the packed documents");
+  command->add_option(
+      "--fault", options->fault,
+      "To see it fail: scales the gradient of this tensor by 1.01 on one rank, in BF16 "
+      "by 2; 'packing' joins the packed documents");
   command->add_flag("--json", options->json, "Prints one JSON object");
   command->footer(
       "Trains one step of tiny models (Jamba, Llama; packed documents, padding, weighted tokens, "
       "every loss) on one rank\nand on each layout, and compares every gradient, the norm and the "
       "losses: |difference| / |gradient| at most\n1e-11 in F64; in F32 1e-6 for replicate, shard "
-      "and pipeline, 2e-5 for the other axes. Then puts documents behind\nothers and compares "
-      "bits. "
+      "and pipeline, 2e-5 for the other axes; in BF16 1e-6 and what the\nroundings of one rank, "
+      "measured against F64, allow. Then puts documents behind others and compares bits.\n"
       "Exit code 70 where a check failed.\n"
       "Examples: plait selftest; plait selftest --all --json > proof.json\n"
       "          plait selftest --only \"tensor 2\" --fault lm_head.weight\n"

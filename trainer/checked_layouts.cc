@@ -201,6 +201,10 @@ double CheckedLayout::bound(DType precision) const {
   return sizes.context > 1 || sizes.tensor > 1 || sizes.expert > 1 ? 2e-5 : 1e-6;
 }
 
+double CheckedLayout::rounding_variance() const {
+  return sizes.tensor > 1 ? 2 : sizes.context > 1 || sizes.expert > 1 ? 1 : 0;
+}
+
 const std::vector<CheckedLayout>& CheckedLayouts() {
   static const std::vector<CheckedLayout>* const layouts = [] {
     auto* made = new std::vector<CheckedLayout>(MakeLayouts());

@@ -50,6 +50,9 @@ struct CheckedLayout {
   // and pipeline only sums over microbatches change their order; other axes cut the sums inside a
   // microbatch.
   double bound(DType precision) const;
+  // At bf16: the square of what its roundings may do over that of one rank's
+  // (rounding_reference.h); 0 where both round alike.
+  double rounding_variance() const;
 };
 
 // Every layout, those of few ranks first.

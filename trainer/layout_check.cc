@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <mutex>
+#include <span>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,8 +14,10 @@
 #include "parallel/host_collectives.h"
 #include "parallel/local_communicator.h"
 #include "recipes/schema/recipe.pb.h"
+#include "trainer/clear_routing.h"
 #include "trainer/model_runtime.h"
 #include "trainer/pretraining_objective.h"
+#include "trainer/step_quantities.h"
 
 namespace plait {
 namespace {
@@ -99,8 +101,9 @@ absl::Status Inject(const LayoutFault& fault, Communicator& world,
     return absl::NotFoundError(absl::StrCat("fault: the model has no tensor '", fault.tensor, "'"));
   }
   if (last != world.rank()) return absl::OkStatus();
-  const auto scale = [](auto values) {
-    for (auto& value : values) value *= 1.01f;
+  const auto scale = [&fault](auto values) {
+    using Number = std::remove_reference_t<decltype(values[0])>;
+    for (auto& value : values) value *= static_cast<Number>(fault.factor);
   };
   if (broken->gradient.dtype() == DType::kF64) {
     scale(broken->gradient.values<double>());
@@ -112,8 +115,8 @@ absl::Status Inject(const LayoutFault& fault, Communicator& world,
 
 // Collective. shapes: empty on one rank, where the model says it.
 absl::StatusOr<CheckedStep> RunStep(const std::shared_ptr<Communicator>& world,
-                                    const Recipe& recipe, int leaves, Shapes shapes,
-                                    const LayoutFault& fault) {
+                                    const Recipe& recipe, std::span<const Batch> leaves,
+                                    Shapes shapes, const LayoutFault& fault) {
   Execution execution{{.num_threads = 1}};
   PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
   PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
@@ -127,9 +130,9 @@ absl::StatusOr<CheckedStep> RunStep(const std::shared_ptr<Communicator>& world,
   const PretrainingObjective objective;
   TrainingStep step(execution, runtime, *optimizer, objective, recipe.optim().gradient_clip_norm());
   std::vector<Batch> own;
-  for (int64_t leaf = runtime.mesh->data_parallel_rank(); leaf < leaves;
-       leaf += runtime.mesh->data_parallel_size()) {
-    own.push_back(CheckedLeaf(static_cast<int>(leaf)));
+  for (size_t leaf = static_cast<size_t>(runtime.mesh->data_parallel_rank()); leaf < leaves.size();
+       leaf += static_cast<size_t>(runtime.mesh->data_parallel_size())) {
+    own.push_back(leaves[leaf]);
   }
   PLAIT_ASSIGN_OR_RETURN(checked.result, step.Run(own, /*learning_rate=*/0.0));
   if (!fault.tensor.empty()) PLAIT_RETURN_IF_ERROR(Inject(fault, *world, parameters));
@@ -138,149 +141,109 @@ absl::StatusOr<CheckedStep> RunStep(const std::shared_ptr<Communicator>& world,
   return checked;
 }
 
-// Of one microbatch.
-double RoutingGap(const SequenceLayout& layout, const Routing& routing) {
-  const Tensor probabilities = routing.probabilities.Converted(DType::kF64);
-  const Tensor real = layout.real.Converted(DType::kF64);
-  const int64_t experts = probabilities.shape()[1], chosen = routing.choices.shape()[1];
-  double gap = kInfinity;
-  for (int64_t t = 0; t < layout.rows; ++t) {
-    if (real.data<double>()[t] == 0) continue;
-    const double* row = probabilities.data<double>() + t * experts;
-    std::vector<double> sorted(row, row + experts);
-    std::sort(sorted.rbegin(), sorted.rend());
-    gap = std::min(gap, sorted[chosen - 1] - sorted[chosen]);
+// The number that is furthest apart in units of what is allowed. allowed: of number i (kVector: of
+// the norm), whose size is given.
+template <class Allowed>
+LayoutDifference Difference(const StepQuantity& found, const StepQuantity& expected,
+                            const Allowed& allowed) {
+  LayoutDifference worst{.tensor = expected.name};
+  if (found.name != expected.name || found.values.size() != expected.values.size()) {
+    worst.error = kInfinity;
+    return worst;
   }
-  return gap;
-}
-
-// Over all microbatches. recipe: on one rank.
-absl::StatusOr<double> RoutingGap(Recipe recipe, int leaves) {
-  recipe.mutable_trainer()->set_recomputation(recipe::v1::Trainer::BLOCKS);  // keeps the routings
-  Execution execution{{.num_threads = 1}};
-  PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe));
-  PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
-  double gap = kInfinity;
-  for (int leaf = 0; leaf < leaves; ++leaf) {
-    const Batch batch = CheckedLeaf(leaf);
-    PLAIT_ASSIGN_OR_RETURN(const Microbatch microbatch,
-                           Microbatch::Create(batch.tokens, batch.targets, batch.token_weight,
-                                              batch.document_offsets, runtime.model->dtype()));
-    LanguageModel::Saved saved;
-    PLAIT_RETURN_IF_ERROR(runtime.model
-                              ->Forward(execution, *runtime.sharder, microbatch.tokens,
-                                        microbatch.layout, /*caches=*/nullptr, &saved)
-                              .status());
-    for (const Routing& routing : saved.stack.routings) {
-      if (routing.choices) gap = std::min(gap, RoutingGap(microbatch.layout, routing));
+  double most = -1;
+  const auto compare = [&](size_t i, double difference, double size) {
+    if (!std::isfinite(difference)) difference = kInfinity;
+    const double limit = expected.kind == QuantityKind::kEqual ? 0 : allowed(i, size);
+    const double excess = difference == 0 ? 0 : difference / limit;
+    if (excess <= most) return;
+    most = excess;
+    const double unit = size > 0 ? size : 1;
+    worst.error = difference / unit;
+    worst.bound = limit / unit;
+  };
+  double difference_squares = 0, squares = 0;
+  for (size_t i = 0; i < expected.values.size(); ++i) {
+    const double difference = found.values[i] - expected.values[i];
+    if (expected.kind == QuantityKind::kVector) {
+      difference_squares += difference * difference;
+      squares += expected.values[i] * expected.values[i];
+    } else {
+      compare(i, std::abs(difference), std::abs(expected.values[i]));
     }
   }
+  if (expected.kind == QuantityKind::kVector) {
+    compare(0, std::sqrt(difference_squares), std::sqrt(squares));
+  }
+  return worst;
+}
+
+std::vector<LayoutDifference> Compare(const CheckedStep& found, const CheckedStep& one_rank,
+                                      const CheckedLayout& layout, DType precision) {
+  std::vector<LayoutDifference> differences;
+  const auto weight = [](const std::string& name, const Tensor& tensor) {
+    const auto values = tensor.values<double>();
+    return StepQuantity{
+        absl::StrCat("initial ", name), QuantityKind::kVector, {values.begin(), values.end()}};
+  };
+  for (const auto& [name, tensor] : one_rank.weights) {
+    differences.push_back(Difference(weight(name, found.weights.at(name)), weight(name, tensor),
+                                     [](size_t, double) { return 0.0; }));
+  }
+  const std::vector<StepQuantity> quantities = QuantitiesOf(found.gradients, found.result);
+  const std::vector<StepQuantity> expected = QuantitiesOf(one_rank.gradients, one_rank.result);
+  const double variance = layout.rounding_variance();
+  for (size_t q = 0; q < expected.size(); ++q) {
+    const bool is_rounded =
+        precision == DType::kBf16 && variance > 0 && expected[q].kind != QuantityKind::kEqual;
+    differences.push_back(
+        is_rounded
+            ? Difference(quantities[q], one_rank.rounding->exact[q],
+                         [&](size_t i, double size) {
+                           return one_rank.rounding->Allowed(expected[q].name, i, size, variance);
+                         })
+            : Difference(quantities[q], expected[q],
+                         [&](size_t, double size) { return layout.bound(precision) * size; }));
+  }
+  return differences;
+}
+
+// On one rank, over all microbatches.
+absl::StatusOr<double> RoutingGap(Recipe recipe, std::span<const Batch> leaves) {
+  recipe.mutable_trainer()->set_recomputation(recipe::v1::Trainer::BLOCKS);  // keeps the routings
+  Execution execution{{.num_threads = 1}};
+  PLAIT_ASSIGN_OR_RETURN(ModelRuntime model, ModelRuntime::Create(execution, recipe));
+  PLAIT_RETURN_IF_ERROR(model.model->Initialize(*model.sharder, recipe.seed()));
+  double gap = kInfinity;
+  for (const Batch& leaf : leaves) {
+    PLAIT_ASSIGN_OR_RETURN(const MicrobatchRouting routing, Route(execution, model, leaf));
+    gap = std::min(gap, routing.gap());
+  }
   return gap;
-}
-
-// Of the whole tensors, over the norm of the expected one.
-double ErrorOf(const Tensor& found, const Tensor& expected) {
-  double difference = 0, norm = 0;
-  for (int64_t i = 0; i < expected.num_elements(); ++i) {
-    const double b = expected.data<double>()[i], d = found.data<double>()[i] - b;
-    difference += d * d;
-    norm += b * b;
-  }
-  return difference == 0 ? 0 : std::sqrt(difference / norm);
-}
-
-double ErrorOf(double found, double expected) {
-  return found == expected ? 0 : std::abs(found - expected) / std::abs(expected);
-}
-
-class Differences {
- public:
-  void Add(const std::string& tensor, double error, double bound) {
-    list_.push_back({tensor, std::isfinite(error) ? error : kInfinity, bound});
-  }
-  // Of what a layer counts or measures; infinite where it is not there.
-  void Add(const std::string& name, const std::vector<double>& found,
-           const std::vector<double>& expected, double bound) {
-    double worst = found.size() == expected.size() ? 0 : kInfinity;
-    for (size_t i = 0; i < std::min(found.size(), expected.size()); ++i)
-      worst = std::max(worst, ErrorOf(found[i], expected[i]));
-    Add(name, worst, bound);
-  }
-  std::vector<LayoutDifference> Take() { return std::move(list_); }
-
- private:
-  std::vector<LayoutDifference> list_;
-};
-
-std::vector<double> Numbers(const std::vector<int64_t>& counts) {
-  return {counts.begin(), counts.end()};
-}
-
-void CompareWatch(const ActivationWatch& found, const ActivationWatch& expected, double bound,
-                  Differences& differences) {
-  std::map<std::string, const BlockActivations*> blocks;
-  for (const BlockActivations& block : found.blocks) blocks[block.name] = &block;
-  for (const BlockActivations& block : expected.blocks) {
-    const BlockActivations* other = blocks[block.name];
-    const auto numbers = [](const BlockActivations& b) {
-      return std::vector<double>{b.square_sum, b.elements, b.absolute_max};
-    };
-    differences.Add(absl::StrCat("activations of ", block.name),
-                    other == nullptr ? std::vector<double>() : numbers(*other), numbers(block),
-                    bound);
-  }
-  std::map<std::string, const ExpertActivations*> layers;
-  for (const ExpertActivations& layer : found.experts) layers[layer.name] = &layer;
-  static const ExpertActivations kNone;
-  for (const ExpertActivations& layer : expected.experts) {
-    const ExpertActivations* other = layers[layer.name];
-    if (other == nullptr) other = &kNone;
-    differences.Add(absl::StrCat("tokens of the experts of ", layer.name), Numbers(other->tokens),
-                    Numbers(layer.tokens), /*bound=*/0);
-    differences.Add(absl::StrCat("squares of the experts of ", layer.name), other->square_sum,
-                    layer.square_sum, bound);
-    differences.Add(absl::StrCat("maxima of the experts of ", layer.name), other->absolute_max,
-                    layer.absolute_max, bound);
-  }
-}
-
-std::vector<LayoutDifference> Compare(const CheckedStep& found, const CheckedStep& expected,
-                                      double bound) {
-  Differences differences;
-  for (const auto& [name, tensor] : expected.weights) {
-    differences.Add(absl::StrCat("initial ", name), ErrorOf(found.weights.at(name), tensor),
-                    /*bound=*/0);
-  }
-  for (const auto& [name, tensor] : expected.gradients)
-    differences.Add(name, ErrorOf(found.gradients.at(name), tensor), bound);
-  const StepResult& a = found.result;
-  const StepResult& b = expected.result;
-  differences.Add("gradient norm", ErrorOf(a.gradient_norm, b.gradient_norm), bound);
-  differences.Add("loss", ErrorOf(a.loss(), b.loss()), bound);
-  differences.Add("language-model loss", ErrorOf(a.language_model_loss, b.language_model_loss),
-                  bound);
-  differences.Add("balance loss", ErrorOf(a.balance_loss, b.balance_loss), bound);
-  differences.Add("z loss", ErrorOf(a.z_loss, b.z_loss), bound);
-  differences.Add("activation loss", ErrorOf(a.activation_loss, b.activation_loss), bound);
-  differences.Add("weight sum", ErrorOf(a.counts.weight_sum, b.counts.weight_sum), /*bound=*/0);
-  differences.Add("real tokens", ErrorOf(a.counts.real_tokens, b.counts.real_tokens),
-                  /*bound=*/0);
-  CompareWatch(a.watch, b.watch, bound, differences);
-  return differences.Take();
 }
 
 }  // namespace
 
 absl::StatusOr<CheckedStep> StepOnOneRank(CheckedModel model, DType precision, int leaves) {
   PLAIT_ASSIGN_OR_RETURN(const Recipe recipe, CheckedRecipe(model, precision, {}));
-  PLAIT_ASSIGN_OR_RETURN(const double gap, RoutingGap(recipe, leaves));
+  std::vector<Batch> batches;
+  for (int i = 0; i < leaves; ++i) batches.push_back(CheckedLeaf(i));
+  std::optional<RoundingReference> rounding;
+  if (precision == DType::kBf16) {
+    PLAIT_ASSIGN_OR_RETURN(const Recipe exact, CheckedRecipe(model, DType::kF64, {}));
+    PLAIT_ASSIGN_OR_RETURN(rounding, MeasureRounding(recipe, exact, std::move(batches)));
+    batches = rounding->leaves;
+  }
+  PLAIT_ASSIGN_OR_RETURN(const double gap, RoutingGap(recipe, batches));
   if (gap < kSafeRoutingGap) {
     return absl::FailedPreconditionError(absl::StrCat(
         std::string(Name(model)), ": two experts' probabilities differ by ", gap,
         ", expected at least ", kSafeRoutingGap, ": a rounding may choose another one"));
   }
   PLAIT_ASSIGN_OR_RETURN(CheckedStep step,
-                         RunStep(MakeSingleRankCommunicator(), recipe, leaves, {}, {}));
+                         RunStep(MakeSingleRankCommunicator(), recipe, batches, {}, {}));
+  step.leaves = std::move(batches);
+  step.rounding = std::move(rounding);
   step.routing_gap = gap;
   return step;
 }
@@ -289,16 +252,20 @@ absl::StatusOr<std::vector<LayoutDifference>> CompareWithOneRank(
     const std::shared_ptr<Communicator>& world, CheckedModel model, DType precision,
     const CheckedLayout& layout, const CheckedStep& one_rank, const LayoutFault& fault) {
   PLAIT_ASSIGN_OR_RETURN(const Recipe recipe, CheckedRecipe(model, precision, layout));
-  PLAIT_ASSIGN_OR_RETURN(const CheckedStep step, RunStep(world, recipe, NumCheckedLeaves(layout),
-                                                         ShapesOf(one_rank), fault));
-  std::vector<LayoutDifference> differences = Compare(step, one_rank, layout.bound(precision));
-  // What every rank was told must be right.
-  std::vector<double> errors;
-  for (const LayoutDifference& difference : differences) errors.push_back(difference.error);
+  PLAIT_ASSIGN_OR_RETURN(const CheckedStep step,
+                         RunStep(world, recipe, one_rank.leaves, ShapesOf(one_rank), fault));
+  std::vector<LayoutDifference> differences = Compare(step, one_rank, layout, precision);
+  // What every rank was told must be right: the largest error, the smallest bound.
+  std::vector<double> worst;
+  for (const LayoutDifference& difference : differences)
+    worst.insert(worst.end(), {difference.error, -difference.bound});
   PLAIT_RETURN_IF_ERROR(
-      AllReduceOnHost(*world, {errors.data(), DType::kF64, static_cast<int64_t>(errors.size())},
+      AllReduceOnHost(*world, {worst.data(), DType::kF64, static_cast<int64_t>(worst.size())},
                       ReduceOperation::kMax));
-  for (size_t i = 0; i < errors.size(); ++i) differences[i].error = errors[i];
+  for (size_t i = 0; i < differences.size(); ++i) {
+    differences[i].error = worst[2 * i];
+    differences[i].bound = -worst[2 * i + 1];
+  }
   return differences;
 }
 

@@ -1,6 +1,8 @@
 // That a layout learns what one rank learns: one step from equal weights on the ranks of a layout,
 // whole tensors put together from all shards, and each compared with that of one rank:
 //   error(tensor) = ||found - expected|| / ||expected||, its bound CheckedLayout::bound
+// At bf16 on layouts that round differently from one rank, what is expected is the step at f64 from
+// the same weights, and the bound what roundings of the layout may do (rounding_reference.h).
 // Compared are the initial weights (equal bits), every gradient, the gradient norm, every loss, the
 // tokens of each expert (equal counts) and the sizes of activations.
 #pragma once
@@ -8,6 +10,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +18,7 @@
 #include "base/tensor.h"
 #include "parallel/communicator.h"
 #include "trainer/checked_layouts.h"
+#include "trainer/rounding_reference.h"
 #include "trainer/training_step.h"
 
 namespace plait {
@@ -24,6 +28,8 @@ struct CheckedStep {
   std::map<std::string, Tensor> weights;    // before the step
   std::map<std::string, Tensor> gradients;  // after it
   StepResult result;
+  std::vector<Batch> leaves;                  // what it was computed from
+  std::optional<RoundingReference> rounding;  // of a step at bf16
   // Smallest probability of a chosen expert less that of the best one not chosen, over all real
   // tokens and expert layers. Below 1e-4 a rounding may choose another expert.
   double routing_gap = std::numeric_limits<double>::infinity();
@@ -41,10 +47,14 @@ struct LayoutDifference {
   bool ok() const { return error <= bound; }
 };
 
-// To see a check fail: scales the gradient of this tensor by 1.01 on the last rank that has part of
-// it. Empty: no fault.
+// To see a check fail: scales the gradient of this tensor on the last rank that has part of it.
+// Empty: no fault.
 struct LayoutFault {
+  // What no layout takes for a rounding: where bf16 rounds differently, twice the gradient.
+  static double VisibleFactor(DType precision) { return precision == DType::kBf16 ? 2 : 1.01; }
+
   std::string tensor;
+  double factor = 1.01;
 };
 
 // Collective over the layout's ranks; the same answer on each, in the order of names. NotFound for

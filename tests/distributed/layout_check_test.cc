@@ -31,7 +31,7 @@ TEST(DistributedLayoutCheckTest, LearnsWhatOneRankLearns) {
   for (const CheckedLayout& layout : CheckedLayouts()) {
     if (layout.ranks() != RankedWorld()->size()) continue;
     for (const CheckedModel model : layout.models) {
-      for (const DType precision : {DType::kF64, DType::kF32}) {
+      for (const DType precision : {DType::kF64, DType::kF32, DType::kBf16}) {
         SCOPED_TRACE(layout.name() + ", " + std::string(Name(model)));
         ASSERT_OK_AND_ASSIGN(const CheckedStep* one_rank,
                              OneRank(model, precision, NumCheckedLeaves(layout)));

@@ -27,6 +27,7 @@ TEST(SelftestCommandTest, ProvesLayoutsAndPacking) {
   EXPECT_EQ(answer["layouts"][0]["model"], "jamba");
   EXPECT_EQ(answer["layouts"][0]["precision"], "F64");
   EXPECT_EQ(answer["layouts"][1]["precision"], "F32");
+  EXPECT_EQ(answer["layouts"][2]["precision"], "BF16");
   EXPECT_EQ(answer["packing"]["ok"], true);
   ASSERT_EQ(answer["packing"]["cases"].size(), 6u);  // on one rank
   EXPECT_EQ(answer["packing"]["cases"][0]["layout"], "one rank");

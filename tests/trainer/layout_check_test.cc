@@ -46,8 +46,8 @@ std::string TestName(const ::testing::TestParamInfo<size_t>& tested) {
 TEST_P(LayoutCheckTest, LearnsWhatOneRankLearns) {
   const CheckedLayout& layout = CheckedLayouts()[GetParam()];
   for (const CheckedModel model : layout.models) {
-    for (const DType precision : {DType::kF64, DType::kF32}) {
-      SCOPED_TRACE(std::string(Name(model)) + (precision == DType::kF64 ? " F64" : " F32"));
+    for (const DType precision : {DType::kF64, DType::kF32, DType::kBf16}) {
+      SCOPED_TRACE(std::string(Name(model)) + " " + std::string(Name(precision)));
       ASSERT_OK_AND_ASSIGN(const std::vector<LayoutDifference> differences,
                            CompareWithOneRank(model, precision, layout,
                                               OneRank(model, precision, NumCheckedLeaves(layout))));
@@ -140,6 +140,33 @@ TEST(LayoutFaultTest, IsFoundAndNamed) {
   }
 }
 
+// Layouts that round like one rank show a hundredth, the others what is above their roundings.
+TEST(LayoutFaultTest, IsFoundAndNamedAtBFloat16) {
+  for (const auto& [layout_name, factor] : {std::pair("shard 2", 1.01),
+                                            {"pipeline 2", 1.01},
+                                            {"tensor 2", 2.0},
+                                            {"tensor 4", 2.0},
+                                            {"context 2", 2.0},
+                                            {"shard 2, expert 2", 2.0},
+                                            {"shard 2 x tensor 2", 2.0}}) {
+    const CheckedLayout layout = LayoutNamed(layout_name);
+    const CheckedStep& one_rank =
+        OneRank(CheckedModel::kJamba, DType::kBf16, NumCheckedLeaves(layout));
+    for (const std::string tensor :
+         {"lm_head.weight", "model.layers.0.mamba.A_log",
+          "model.layers.0.feed_forward.router.weight", "model.layers.1.self_attn.k_proj.weight",
+          "model.final_layernorm.weight"}) {
+      SCOPED_TRACE(std::string(layout_name) + " " + tensor);
+      ASSERT_OK_AND_ASSIGN(const std::vector<LayoutDifference> differences,
+                           CompareWithOneRank(CheckedModel::kJamba, DType::kBf16, layout, one_rank,
+                                              {.tensor = tensor, .factor = factor}));
+      EXPECT_EQ(WorstOf(differences).tensor, tensor);
+      for (const LayoutDifference& difference : differences)
+        EXPECT_EQ(difference.ok(), difference.tensor != tensor) << difference.tensor;
+    }
+  }
+}
+
 TEST(LayoutFaultTest, InATensorThatIsNotThereIsAnError) {
   const CheckedStep& one_rank = OneRank(CheckedModel::kLlama, DType::kF32, 8);
   EXPECT_THAT(
@@ -149,13 +176,58 @@ TEST(LayoutFaultTest, InATensorThatIsNotThereIsAnError) {
       StatusIs(absl::StatusCode::kNotFound, HasSubstr("no tensor 'model.layers.9.mamba.D'")));
 }
 
+// What the bound at bf16 is made of, on the rank it was measured on: the step's error is within
+// what its microbatches' errors say, and bf16 is visible in all of them.
+TEST(RoundingReferenceTest, OneRanksErrorIsWhatItsMicrobatchesSay) {
+  for (const CheckedModel model : kModels) {
+    for (const int leaves : {8, 12}) {
+      const CheckedStep& step = OneRank(model, DType::kBf16, leaves);
+      const RoundingReference& rounding = *step.rounding;
+      EXPECT_EQ(rounding.leaves.size(), static_cast<size_t>(leaves));
+      for (const StepQuantity& exact : rounding.exact) {
+        if (exact.kind != QuantityKind::kVector) continue;
+        SCOPED_TRACE(std::string(Name(model)) + " " + exact.name);
+        double difference = 0, squares = 0;
+        for (size_t i = 0; i < exact.values.size(); ++i) {
+          const double found = step.gradients.at(exact.name).values<double>()[i];
+          difference += (found - exact.values[i]) * (found - exact.values[i]);
+          squares += exact.values[i] * exact.values[i];
+        }
+        const double allowed = rounding.Allowed(exact.name, 0, std::sqrt(squares), /*variance=*/1);
+        EXPECT_LE(std::sqrt(difference), allowed);
+        EXPECT_GT(std::sqrt(difference), allowed / 10);
+        // Half a gradient that is missing is more than that.
+        EXPECT_LT(allowed, 0.5 * std::sqrt(squares));
+      }
+    }
+  }
+}
+
+// With weights of almost zero all experts are as probable.
+TEST(RoundingReferenceTest, RoutingThatCannotBeMadeClearIsRefused) {
+  ASSERT_OK_AND_ASSIGN(auto rounded, CheckedRecipe(CheckedModel::kJamba, DType::kBf16, {}));
+  ASSERT_OK_AND_ASSIGN(auto exact, CheckedRecipe(CheckedModel::kJamba, DType::kF64, {}));
+  rounded.mutable_model()->set_initializer_range(1e-6);
+  exact.mutable_model()->set_initializer_range(1e-6);
+  EXPECT_THAT(MeasureRounding(rounded, exact, {CheckedLeaf(0)}).status(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("clear experts at bf16")));
+}
+
 // Other microbatches, another precision: nothing else is equal enough.
 TEST(LayoutCheckBoundsTest, AStepOnOtherTokensOrInAnotherPrecisionIsNotEqual) {
   const CheckedLayout layout = LayoutNamed("shard 2");
-  ASSERT_OK_AND_ASSIGN(const auto other_tokens,
-                       CompareWithOneRank(CheckedModel::kLlama, DType::kF64, layout,
-                                          OneRank(CheckedModel::kLlama, DType::kF64, 12)));
-  EXPECT_GT(WorstOf(other_tokens).error, 1e-2);
+  for (const DType precision : {DType::kF64, DType::kBf16}) {
+    CheckedStep one_rank = OneRank(CheckedModel::kLlama, precision, 8);
+    std::swap(one_rank.leaves[0], one_rank.leaves[1]);
+    ASSERT_OK_AND_ASSIGN(const auto same_tokens,
+                         CompareWithOneRank(CheckedModel::kLlama, precision, layout, one_rank));
+    EXPECT_TRUE(WorstOf(same_tokens).ok()) << WorstOf(same_tokens).tensor;
+    one_rank.leaves[1] = CheckedLeaf(8);  // the same documents and weights
+    ASSERT_OK_AND_ASSIGN(const auto other_tokens,
+                         CompareWithOneRank(CheckedModel::kLlama, precision, layout, one_rank));
+    EXPECT_FALSE(WorstOf(other_tokens).ok());
+    EXPECT_GT(WorstOf(other_tokens).error, 1e-2);
+  }
   ASSERT_OK_AND_ASSIGN(const auto other_precision,
                        CompareWithOneRank(CheckedModel::kLlama, DType::kF64, layout,
                                           OneRank(CheckedModel::kLlama, DType::kF32, 8)));
