@@ -1,6 +1,7 @@
 // Writing: see hugging_face_config.h.
 #include <simdjson.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -85,16 +86,19 @@ void SetTokenIds(const HuggingFaceTokenIds& ids, Json& json) {
 // is none.
 std::pair<int64_t, int64_t> PeriodAndOffset(const std::vector<bool>& is_met) {
   const auto layers = static_cast<int64_t>(is_met.size());
-  for (int64_t period = 1; period <= layers + 1; ++period) {
-    for (int64_t offset = 0; offset < period; ++offset) {
-      bool fits = true;
-      for (int64_t i = 0; fits && i < layers; ++i) {
-        fits = is_met[static_cast<size_t>(i)] == (i % period == offset);
-      }
-      if (fits) return {period, offset};
-    }
+  std::vector<int64_t> met;
+  for (int64_t i = 0; i < layers; ++i) {
+    if (is_met[static_cast<size_t>(i)]) met.push_back(i);
   }
-  return {0, 0};
+  if (met.empty()) return {layers + 1, layers};
+  const int64_t first = met.front();
+  if (met.size() == 1) return {std::max(first + 1, layers - first), first};
+  const int64_t period = met[1] - first;
+  if (first >= period) return {0, 0};
+  for (int64_t i = 0; i < layers; ++i) {
+    if (is_met[static_cast<size_t>(i)] != (i % period == first)) return {0, 0};
+  }
+  return {period, first};
 }
 
 absl::Status SetPeriod(const std::vector<bool>& is_met, const std::string& kind,

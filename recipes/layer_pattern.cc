@@ -1,5 +1,6 @@
 #include "recipes/layer_pattern.h"
 
+#include <algorithm>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,7 @@ namespace plait {
 namespace {
 
 constexpr int kMaxNesting = 16;
+constexpr size_t kMaxShortened = 256;  // layers; the time to shorten grows with their cube
 
 class PatternParser {
  public:
@@ -196,6 +198,10 @@ class PatternShortener {
   std::vector<Choice> best_;
 };
 
+bool RepeatsEvery(size_t period, std::span<const LayerKind> layers) {
+  return std::equal(layers.begin() + static_cast<int64_t>(period), layers.end(), layers.begin());
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<LayerKind>> ParseLayerPattern(const std::string& pattern) {
@@ -248,7 +254,16 @@ absl::StatusOr<std::vector<LayerKind>> LayersOf(const recipe::v1::Model& model) 
 
 std::string ShortestPattern(std::span<const LayerKind> layers) {
   PLAIT_CHECK(static_cast<int64_t>(layers.size()) <= kMaxLayers);
-  return PatternShortener(layers).Shortest();
+  if (layers.size() <= kMaxShortened) return PatternShortener(layers).Shortest();
+  for (size_t period = 1; period <= kMaxShortened; ++period) {
+    if (!RepeatsEvery(period, layers)) continue;
+    const std::string once = ShortestPattern(layers.first(period));
+    const size_t count = layers.size() / period;
+    return absl::StrCat(count, "*", period == 1 ? once : absl::StrCat("(", once, ")"),
+                        ShortestPattern(layers.subspan(count * period)));
+  }
+  return ShortestPattern(layers.first(kMaxShortened)) +
+         ShortestPattern(layers.subspan(kMaxShortened));
 }
 
 }  // namespace plait

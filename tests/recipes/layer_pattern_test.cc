@@ -83,6 +83,18 @@ TEST(LayerPatternTest, EveryShortPatternReadsBackAsItself) {
   }
 }
 
+TEST(LayerPatternTest, LongPatternsReadBackAsThemselves) {
+  EXPECT_EQ(RoundTrip("1024*Md"), "1024*Md");
+  EXPECT_EQ(RoundTrip("104*(MdMeMdMeAdMeMdMe)MdMe"), "104*(MdMeMdMeAdMeMdMe)MdMe");
+  std::vector<LayerKind> layers;
+  for (uint32_t i = 0, random = 1; i < 1000; ++i, random = random * 1664525 + 1013904223) {
+    layers.push_back({random >> 30 & 1 ? MixerKind::kAttention : MixerKind::kMamba1,
+                      random >> 29 & 1 ? FeedForwardKind::kDense : FeedForwardKind::kExperts});
+  }
+  ASSERT_OK_AND_ASSIGN(const auto back, ParseLayerPattern(ShortestPattern(layers)));
+  EXPECT_EQ(back, layers);
+}
+
 TEST(LayerPatternTest, ErrorsNameTheColumn) {
   EXPECT_EQ(RoundTrip(""),
             "column 1: expected at least one layer (Md, Me, Ad or Ae), found the end");
