@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "data/json_value.h"
+#include "data/one_line.h"
 
 namespace plait {
 namespace {
@@ -64,7 +65,9 @@ absl::StatusOr<DocumentTokens> FindDocumentTokens(const JsonTokenizer& tokenizer
                                                   const std::string& config,
                                                   const std::string& config_name) {
   DocumentTokens tokens;
-  if (!config.empty()) PLAIT_RETURN_IF_ERROR(ReadConfig(tokenizer, config, config_name, &tokens));
+  if (!config.empty()) {
+    PLAIT_RETURN_IF_ERROR(OneLine(ReadConfig(tokenizer, config, config_name, &tokens)));
+  }
   const PostProcessor& around = tokenizer.post_processor();
   if (tokens.bos < 0 && !around.before().empty()) tokens.bos = around.before().front();
   if (tokens.eos < 0 && !around.after().empty()) tokens.eos = around.after().back();

@@ -4,36 +4,18 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/status_macros.h"
 #include "data/byte_level.h"
 #include "data/component_fields.h"
 #include "data/json_value.h"
+#include "data/one_line.h"
 #include "data/utf8.h"
 
 namespace plait {
 namespace {
 
 constexpr int kMaxDepth = 32;
-constexpr int64_t kMaxMessageBytes = 400;
 constexpr std::string_view kSpaceSymbol = "\xe2\x96\x81";  // U+2581
-
-// What is quoted from the file may be long or have line breaks.
-absl::Status OneLine(const absl::Status& status) {
-  std::string message;
-  for (const char byte : status.message()) {
-    if (static_cast<uint8_t>(byte) < 0x20) {
-      absl::StrAppendFormat(&message, "\\x%02x", byte);
-    } else {
-      message.push_back(byte);
-    }
-  }
-  if (static_cast<int64_t>(message.size()) > kMaxMessageBytes) {
-    message.resize(static_cast<size_t>(Utf8CutBefore(message, kMaxMessageBytes)));
-    message += "...";
-  }
-  return absl::Status(status.code(), message);
-}
 
 // Truncation would lose text. Padding matters here only where it lengthens a text by itself.
 void CheckTruncationAndPadding(ComponentFields& root) {

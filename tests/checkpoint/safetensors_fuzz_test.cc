@@ -1,16 +1,14 @@
 // Mutated and generated headers and indices: whatever the bytes, the parser ends at once with a
-// result that is sound or with a one-line error. PLAIT_FUZZ_ITERATIONS sets how many (the default
-// suits the fast set; a million are run by hand under ASan and UBSan).
+// result that is sound or with a one-line error.
 #include <gtest/gtest.h>
 
-#include <chrono>
-#include <cstdlib>
 #include <random>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/safetensors_folder.h"
 #include "checkpoint/safetensors_header.h"
+#include "tests/support/fuzzing.h"
 
 namespace plait {
 namespace {
@@ -115,11 +113,6 @@ class Generator {
   std::mt19937_64 engine_;
 };
 
-int64_t Iterations() {
-  const char* text = std::getenv("PLAIT_FUZZ_ITERATIONS");
-  return text != nullptr ? std::atoll(text) : 30000;
-}
-
 void ExpectOneLine(const absl::Status& status) {
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(status.message().find('\n'), absl::string_view::npos) << status.message();
@@ -145,22 +138,11 @@ bool CheckFile(const std::string& file) {
   return true;
 }
 
-class Stopwatch {
- public:
-  ~Stopwatch() {
-    const auto took = std::chrono::steady_clock::now() - began_;
-    EXPECT_LT(took, std::chrono::seconds(1));
-  }
-
- private:
-  std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
-};
-
 TEST(SafetensorsFuzzTest, EveryHeaderIsSoundOrRefused) {
   Generator generator(1);
   int64_t accepted = 0;
-  const int64_t iterations = Iterations();
-  for (int64_t i = 0; i < iterations && !::testing::Test::HasFailure(); ++i) {
+  FuzzedInputs inputs(30'000);
+  for (int64_t i = 0; i < inputs.count() && !::testing::Test::HasFailure(); ++i) {
     std::string file =
         i % 2 == 0 ? generator.ValidFile() : generator.WithLength(generator.Object(0));
     if (i % 10 == 0) {
@@ -168,24 +150,27 @@ TEST(SafetensorsFuzzTest, EveryHeaderIsSoundOrRefused) {
     } else if (i % 3 != 0) {
       generator.Mutate(file);
     }
-    const Stopwatch watch;
-    accepted += CheckFile(file) ? 1 : 0;
+    inputs.Time(i, [&] { accepted += CheckFile(file) ? 1 : 0; });
   }
-  EXPECT_GT(accepted, iterations / 10);
-  EXPECT_LT(accepted, iterations / 2);
+  EXPECT_GT(accepted, inputs.count() / 10);
+  EXPECT_LT(accepted, inputs.count() / 2);
+  inputs.Finish();
 }
 
 TEST(SafetensorsFuzzTest, EveryIndexIsSoundOrRefused) {
   Generator generator(2);
-  for (int64_t i = Iterations() / 2; i > 0 && !::testing::Test::HasFailure(); --i) {
+  FuzzedInputs inputs(15'000);
+  for (int64_t i = 0; i < inputs.count() && !::testing::Test::HasFailure(); ++i) {
     std::string json = i % 2 == 0
                            ? generator.Object(0)
                            : SafetensorsIndexText({{{"a", "model.safetensors"}, {"b", "x"}}, 12});
     generator.Mutate(json);
-    const Stopwatch watch;
-    const absl::StatusOr<SafetensorsIndex> index = ParseSafetensorsIndex(json, "i");
-    if (!index.ok()) ExpectOneLine(index.status());
+    inputs.Time(i, [&] {
+      const absl::StatusOr<SafetensorsIndex> index = ParseSafetensorsIndex(json, "i");
+      if (!index.ok()) ExpectOneLine(index.status());
+    });
   }
+  inputs.Finish();
 }
 
 }  // namespace

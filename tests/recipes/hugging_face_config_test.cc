@@ -1,6 +1,5 @@
 #include "recipes/hugging_face_config.h"
 
-#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "base/random.h"
@@ -9,6 +8,7 @@
 #include "recipes/parameter_count.h"
 #include "recipes/recipe_defaults.h"
 #include "recipes/recipe_loader.h"
+#include "tests/support/fuzzing.h"
 #include "tests/support/status_matchers.h"
 
 namespace plait {
@@ -478,10 +478,9 @@ TEST(HuggingFaceConfigTest, GenerationConfigKeepsWhatItHad) {
 }
 
 // Published texts with bytes, numbers and whole pieces changed: read or refused, and what is read
-// can be written. The number of inputs is PLAIT_FUZZ_INPUTS.
+// can be written.
 TEST(HuggingFaceConfigTest, AnyBytesAreReadOrRefused) {
-  const char* const asked = std::getenv("PLAIT_FUZZ_INPUTS");
-  const int64_t inputs = asked != nullptr ? std::strtoll(asked, nullptr, 10) : 3000;
+  FuzzedInputs inputs(3000);
   const std::string seeds[] = {kJambaV01, kJambaMini, kLlama7b,
                                With(kLlama7b, R"({"rope_parameters": {"rope_theta": 1e4}})")};
   const char* const pieces[] = {
@@ -489,11 +488,11 @@ TEST(HuggingFaceConfigTest, AnyBytesAreReadOrRefused) {
       "-1", "1e308", "true", "\\u0000", "0",  "1e-400", "\\", "18446744073709551616"};
   const RandomKey key(11, RandomPurpose::kTest, "config");
   int64_t read = 0;
-  for (int64_t i = 0; i < inputs; ++i) {
+  for (int64_t i = 0; i < inputs.count() && !HasFailure(); ++i) {
     std::string text = seeds[i % 4];
     const auto words = key.Words(static_cast<uint64_t>(i));
     for (uint32_t edit = 0; edit <= words[0] % 4; ++edit) {
-      const auto how = key.Words(static_cast<uint64_t>(inputs + 8 * i + edit));
+      const auto how = key.Words(static_cast<uint64_t>(inputs.count() + 8 * i + edit));
       const size_t at = how[0] % (text.size() + 1);
       switch (how[1] % 5) {
         case 0:
@@ -514,20 +513,27 @@ TEST(HuggingFaceConfigTest, AnyBytesAreReadOrRefused) {
       }
       if (text.empty()) break;
     }
-    std::vector<std::string> warnings;
-    const auto model = ModelFromHuggingFaceConfig(text, "config.json", &warnings);
-    if (!model.ok()) {
-      EXPECT_EQ(model.status().code(), absl::StatusCode::kInvalidArgument) << text;
-      EXPECT_EQ(model.status().message().find('\n'), absl::string_view::npos) << text;
-      continue;
-    }
-    ++read;
-    if (read % 16 != 0) continue;
-    const auto written = HuggingFaceConfigText(*model, {.source = text});
-    EXPECT_TRUE(written.ok() || absl::IsFailedPrecondition(written.status()))
-        << written.status() << text;
+    inputs.Time(i, [&] {
+      for (const auto& ids : {TokenIdsFromHuggingFace(text, "", "config.json"),
+                              TokenIdsFromHuggingFace(kLlama7b, text, "config.json")}) {
+        EXPECT_TRUE(ids.ok() || absl::IsInvalidArgument(ids.status())) << text;
+        EXPECT_EQ(ids.status().message().find('\n'), absl::string_view::npos) << text;
+      }
+      std::vector<std::string> warnings;
+      const auto model = ModelFromHuggingFaceConfig(text, "config.json", &warnings);
+      if (!model.ok()) {
+        EXPECT_EQ(model.status().code(), absl::StatusCode::kInvalidArgument) << text;
+        EXPECT_EQ(model.status().message().find('\n'), absl::string_view::npos) << text;
+        return;
+      }
+      if (++read % 16 != 0) return;
+      const auto written = HuggingFaceConfigText(*model, {.source = text});
+      EXPECT_TRUE(written.ok() || absl::IsFailedPrecondition(written.status()))
+          << written.status() << text;
+    });
   }
-  EXPECT_GT(read, inputs / 20);
+  EXPECT_GT(read, inputs.count() / 20);
+  inputs.Finish();
 }
 
 }  // namespace
