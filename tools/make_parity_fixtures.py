@@ -32,9 +32,10 @@ REFERENCE.h5 (HDF5, little-endian):
   gradients/NAME  f32 in full    optional: d loss / d NAME, by the names and shapes of the tensors in
                                  the folder's safetensors files (one per expert)
   greedy          int64 [batch, new_tokens]          optional: the likeliest continuation of input_ids
-  attributes of the file: tolerance_logits (absolute), tolerance_loss (relative to the larger of 1 and
-    the loss), tolerance_gradients (relative to the largest element of each tensor),
-    auxiliary_loss_coefficient, routing_gap, seed, model_type, torch_version, transformers_version
+  attributes of the file: tolerance_logits (relative to the larger of 1 and the logits' root mean
+    square), tolerance_loss (relative to the larger of 1 and the loss), tolerance_gradients (relative
+    to the largest element of each tensor), auxiliary_loss_coefficient, routing_gap, seed, model_type,
+    torch_version, transformers_version
 training.h5:
   input_ids       int64 [batch, tokens]              the same in every step; no padding id
   losses          f64 [steps]                        before each update, as `loss` above

@@ -100,7 +100,7 @@ void PrintTable(const ParityReport& report) {
   std::printf("%-*s  %-16s %14s %14s %9s %9s\n", columns, "tensor", "worst element", "ours",
               "reference", "error", "tolerance");
   for (const ParityDifference& difference : report.differences) {
-    std::printf("%-*s  %-16s %14.7g %14.7g %9.1e %9.0e%s\n", columns, difference.name.c_str(),
+    std::printf("%-*s  %-16s %14.7g %14.7g %9.1e %9.1e%s\n", columns, difference.name.c_str(),
                 IndexText(difference).c_str(), difference.ours, difference.reference,
                 difference.error, difference.tolerance, difference.passed() ? "" : "  FAILED");
   }
@@ -152,7 +152,7 @@ absl::Status Verdict(const ParityReport& report) {
   return WithExitCode(
       absl::FailedPreconditionError(absl::StrFormat(
           "%d of %d tensors differ from the reference by more than their tolerance; %s%s: ours "
-          "%.7g, reference %.7g, error %.1e, tolerance %.0e",
+          "%.7g, reference %.7g, error %.1e, tolerance %.1e",
           failed, report.differences.size(), worst->name, IndexText(*worst), worst->ours,
           worst->reference, worst->error, worst->tolerance)),
       ExitCode::kBadCheckpoint);
@@ -199,8 +199,10 @@ void AddParityCommand(CLI::App& plait, Action& action) {
                    "HDF5 file that tools/make_parity_fixtures.py made of the same weights")
       ->required();
   // Absent: the file's attribute, else the default.
-  command->add_option("--tolerance-logits", options->tolerance_logits,
-                      "Largest absolute difference; default 1e-4 or what the file says");
+  command->add_option(
+      "--tolerance-logits", options->tolerance_logits,
+      "Relative to the logits' root mean square where it is above 1; default 1e-4 or "
+      "what the file says");
   command->add_option("--tolerance-loss", options->tolerance_loss,
                       "Relative to the loss where it is above 1; default 1e-5");
   command->add_option("--tolerance-gradients", options->tolerance_gradients,

@@ -55,6 +55,12 @@ ParityDifference WorstOf(const std::string& name, const float* ours, const float
   return worst;
 }
 
+double RootMeanSquare(const Tensor& tensor) {
+  double sum = 0;
+  for (const float value : tensor.values<float>()) sum += static_cast<double>(value) * value;
+  return std::sqrt(sum / static_cast<double>(tensor.num_elements()));
+}
+
 double LargestOf(const Tensor& tensor) {
   double largest = 0;
   for (const float value : tensor.values<float>())
@@ -220,6 +226,7 @@ class Comparison {
     PLAIT_ASSIGN_OR_RETURN(const Tensor logits, model_.head().Logits(execution_, hidden));
     ParityDifference worst =
         WorstOf("logits", logits.data<float>(), reference.data<float>(), shape);
+    tolerances_.logits *= std::max(1.0, RootMeanSquare(reference));
     worst.tolerance = tolerances_.logits;
     report_.differences.push_back(std::move(worst));
     return absl::OkStatus();
@@ -380,7 +387,7 @@ class Comparison {
   ParameterSharder& sharder_;
   const ForeignHdf5File& file_;
   const ParityOptions& options_;
-  const ParityTolerances tolerances_;
+  ParityTolerances tolerances_;
   const Inputs inputs_;
   ParityReport report_;
 };

@@ -76,7 +76,7 @@ TEST_F(ParityCommandTest, AnswersInJson) {
   EXPECT_TRUE(answer.at("passed"));
   EXPECT_TRUE(answer.at("without_gradient").empty());
   EXPECT_EQ(answer.at("tensors").at(0).at("name"), "logits");
-  EXPECT_EQ(answer.at("tensors").at(0).at("tolerance"), 1e-4);
+  EXPECT_NEAR(answer.at("tensors").at(0).at("tolerance"), 1e-4, 1e-5);
   EXPECT_EQ(answer.at("tensors").at(0).at("index").size(), 3);
 }
 
