@@ -92,5 +92,26 @@ TEST(PackingIsolationTest, PlaceInTheMicrobatchDoesNotMatter) {
   }
 }
 
+// Padding on the left, as batches of prompts have it elsewhere: its embedding is zero, but behind a
+// projection with a bias its state would not be.
+TEST(PackingIsolationTest, PaddingBeforeADocumentChangesNothing) {
+  for (const DType dtype : {DType::kBf16, DType::kF32, DType::kF64}) {
+    for (const ModelShape& shape : {TinyJamba(), OddJamba(), TinyLlama()}) {
+      ModelUnderTest m(shape, dtype);
+      const std::vector<int32_t> b = RandomDocument(41, 1);
+      const Packed alone = Pack({}, b, dtype);
+      ASSERT_OK_AND_ASSIGN(const Tensor expected,
+                           m.model->LogProbabilities(m.execution, *m.sharder, alone.microbatch));
+      for (const int32_t length : {1, 3, 32}) {
+        const Packed padded = Pack(std::vector<int32_t>(length, -1), b, dtype);
+        ASSERT_OK_AND_ASSIGN(const Tensor all,
+                             m.model->LogProbabilities(m.execution, *m.sharder, padded.microbatch));
+        ExpectSameBits("log-probability",
+                       all.Slice(length, length + static_cast<int64_t>(b.size())), expected);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace plait
