@@ -76,9 +76,12 @@ starts_threads='std::(jthread|thread|async)\b|data/prefetching_loader\.h|paralle
 for source in $(grep -lE "$starts_threads" tests/*/*_test.cc || true); do
   name=${source#tests/}
   name=${name%.cc}
-  # Under MPI there is no sanitizer (tests/CMakeLists.txt). Whole runs on many ranks take ten minutes here;
-  # layouts_test runs the same threads.
-  [[ $name == *_slow_test || $name == distributed/* || $name == trainer/ranked_run_test ]] || threaded+=("${name/\//_}")
+  # Under MPI there is no sanitizer (tests/CMakeLists.txt). Whole runs on many ranks and dozens of ranks at once take
+  # ten minutes here; layouts_test and the tests of single blocks run the same threads.
+  case $name in
+    *_slow_test | distributed/* | trainer/ranked_run_test | trainer/pipeline_test | model/context_attention_test) ;;
+    *) threaded+=("${name/\//_}") ;;
+  esac
 done
 build tsan "${threaded[@]}"
 pattern=${pattern:-^($(IFS='|'; echo "${threaded[*]}"))\$}
