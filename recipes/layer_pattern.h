@@ -42,8 +42,8 @@ absl::StatusOr<std::vector<LayerKind>> ParseLayerPattern(const std::string& patt
 absl::StatusOr<std::vector<LayerKind>> LayersOf(const recipe::v1::Model& model);
 
 // The shortest pattern string of at most kMaxLayers layers; of equally short ones, the one with the
-// fewest repetitions. Past 256 layers a short one: the shortest of what repeats from the first layer
-// to the last, else of each 256 layers.
+// fewest repetitions. Past 256 layers a short one: the shortest of what repeats from the first
+// layer to the last, else of each 256 layers.
 std::string ShortestPattern(std::span<const LayerKind> layers);
 
 }  // namespace plait
