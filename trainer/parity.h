@@ -1,7 +1,8 @@
 // Parity: what another implementation computed with the same weights, compared number by number.
 // The reference is an HDF5 file; tools/make_parity_fixtures.py documents its layout and writes it
 // from transformers.
-//   logits          |ours - reference|, the largest; the tolerance is in units of the larger of 1 and
+//   logits          |ours - reference|, the largest; the tolerance is in units of the larger of 1
+//   and
 //                   the root mean square of the reference's logits, for f32 rounds in proportion
 //   loss            |ours - reference| / max(1, |reference|); so for auxiliary_loss
 //   gradients/NAME  largest |ours - reference| / max(largest |reference| of the tensor, 1e-6 x that
