@@ -7,7 +7,7 @@ usage: tools/scaling.py [RECIPE] [--plait FILE] [--rounds N] [--ranks N] [--json
   --rounds    times every point is measured, in turns (default 3); a point is its fastest round
   --ranks     the largest number of ranks whose bytes are measured (default 4; 1: none)
 
-Times are those of `plait bench step` (median of five steps). For each quantity a line is fitted by least squares:
+Times are those of `plait bench step` (median of five steps). Bytes need a recipe like the demo's, of two stages. For each quantity a line is fitted by least squares:
 per unit, at nothing, and the largest distance of a point from the line as a share of the point. Bytes are what
 `plait bench ranks` counted on the ranks of this host, beside (N - 1) / N of the most, which is how sharded gathers
 and reductions grow.
@@ -23,7 +23,8 @@ import sys
 def run(command):
     answer = subprocess.run(command, check=False, capture_output=True, text=True)
     if answer.returncode != 0:
-        sys.exit(f"{' '.join(command)}: {answer.stderr.strip().splitlines()[-1]}")
+        reasons = [line for line in answer.stderr.splitlines() if line.startswith("plait:")] or answer.stderr.splitlines()
+        sys.exit(f"{' '.join(command)}: {reasons[0]}")
     return json.loads(answer.stdout.strip().splitlines()[-1])
 
 
@@ -92,7 +93,8 @@ def main():
         }
     for ranks in range(2, options.ranks + 1):
         ways = run(["tools/launch/mpirun.sh", "-n", str(ranks), options.plait, "bench", "ranks", options.recipe,
-                    "--rounds", "2", "--set", f"stages.0.tokens_per_step={12 * 512}", "--json"])["ways"]
+                    "--rounds", "2", "--set", "stages.0.tokens_per_step=6144",
+                    "--set", "stages.1.tokens_per_step=12288", "--json"])["ways"]
         answer["bytes"].append({"ranks": ranks, **{way["name"]: way["bytes_moved"] for way in ways}})
 
     if options.json:
