@@ -4,14 +4,10 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/number_at.h"
 
 namespace plait {
 namespace {
-
-double At(const Tensor& tensor, int64_t i) {
-  return tensor.dtype() == DType::kF64 ? tensor.data<double>()[i]
-                                       : static_cast<double>(tensor.data<float>()[i]);
-}
 
 struct RealSum {
   double square_sum = 0;
@@ -21,9 +17,9 @@ struct RealSum {
 RealSum SumOverRealTokens(const RowStatisticsPair& statistics, const SequenceLayout& layout) {
   RealSum sum;
   for (int64_t t = 0; t < layout.rows; ++t) {
-    if (At(layout.real, t) == 0) continue;
-    sum.square_sum += At(statistics.square_sum, t);
-    sum.absolute_max = std::max(sum.absolute_max, At(statistics.absolute_max, t));
+    if (NumberAt(layout.real, t) == 0) continue;
+    sum.square_sum += NumberAt(statistics.square_sum, t);
+    sum.absolute_max = std::max(sum.absolute_max, NumberAt(statistics.absolute_max, t));
   }
   return sum;
 }
@@ -44,12 +40,12 @@ ExpertActivations ObserveExperts(const ModelShape& shape, const SequenceLayout& 
   const int32_t* choices = routing.choices.data<int32_t>();
   const int32_t* token_row = routing.token_row.data<int32_t>();
   for (int64_t i = 0; i < layout.rows * shape.experts_per_token; ++i) {
-    if (At(layout.real, i / shape.experts_per_token) == 0) continue;
+    if (NumberAt(layout.real, i / shape.experts_per_token) == 0) continue;
     const int32_t expert = choices[i], row = token_row[i];
     ++experts.tokens[expert];
-    experts.square_sum[expert] += At(routing.output_statistics.square_sum, row);
-    experts.absolute_max[expert] =
-        std::max(experts.absolute_max[expert], At(routing.output_statistics.absolute_max, row));
+    experts.square_sum[expert] += NumberAt(routing.output_statistics.square_sum, row);
+    experts.absolute_max[expert] = std::max(experts.absolute_max[expert],
+                                            NumberAt(routing.output_statistics.absolute_max, row));
   }
   return experts;
 }
@@ -116,11 +112,11 @@ void Observe(const ModelShape& shape, const SequenceLayout& layout,
       sums.expert_square_sum += experts.square_sum[e];
     }
     for (int64_t t = 0; t < layout.rows; ++t) {
-      if (At(layout.real, t) == 0) continue;
-      const double log_sum_exp = At(block.routing->log_sum_exp, t);
+      if (NumberAt(layout.real, t) == 0) continue;
+      const double log_sum_exp = NumberAt(block.routing->log_sum_exp, t);
       sums.z += log_sum_exp * log_sum_exp;
       for (int64_t e = 0; e < shape.experts; ++e) {
-        sums.probability[e] += At(block.routing->probabilities, t * shape.experts + e);
+        sums.probability[e] += NumberAt(block.routing->probabilities, t * shape.experts + e);
       }
     }
     const auto layer = std::ranges::find(watch.experts, watched.name, &ExpertActivations::name);
@@ -164,11 +160,7 @@ AuxiliaryLosses ComputeAuxiliaryLosses(const ModelShape& shape, const SequenceLa
       // The microbatch's weight real / step real, times fraction x mean probability.
       const double value = scale * fraction / num_layers * per_token;
       losses.balance += value * sums.probability[e];
-      if (balance_gradient.dtype() == DType::kF64) {
-        balance_gradient.data<double>()[e] = value;
-      } else {
-        balance_gradient.data<float>()[e] = static_cast<float>(value);
-      }
+      SetNumber(balance_gradient, e, value);
     }
   }
   for (size_t i = 0; i < num_blocks; ++i) {

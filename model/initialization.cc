@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/execution.h"
+#include "base/number_at.h"
 #include "base/random.h"
 
 namespace plait {
@@ -44,12 +45,7 @@ void InitializeMaster(ShardedParameter& parameter, const Initialization& initial
   for (int64_t i = spec.elements.begin; i < spec.elements.end; ++i) {
     const int64_t element = whole ? i : spec.LogicalElement(i);
     const double value = InitialValue(initialization, key, element, last_dim);
-    const int64_t local = i - spec.elements.begin;
-    if (parameter.master.dtype() == DType::kF64) {
-      parameter.master.data<double>()[local] = value;
-    } else {
-      parameter.master.data<float>()[local] = static_cast<float>(value);
-    }
+    SetNumber(parameter.master, i - spec.elements.begin, value);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/number_at.h"
 #include "base/status_macros.h"
 #include "kernels/elementwise.h"
 #include "model/attention_block.h"
@@ -15,11 +16,6 @@
 
 namespace plait {
 namespace {
-
-double At(const Tensor& tensor, int64_t i) {
-  return tensor.dtype() == DType::kF64 ? tensor.data<double>()[i]
-                                       : static_cast<double>(tensor.data<float>()[i]);
-}
 
 std::vector<std::unique_ptr<Block>> MakeBlocks(const ModelShape& shape, DType dtype,
                                                const DeviceMesh& mesh) {
@@ -45,25 +41,9 @@ Tensor LossCoefficients(const Microbatch& microbatch, const StepCounts& counts, 
   Tensor coefficients = Tensor::OnHost(dtype, {microbatch.layout.tokens});
   if (counts.weight_sum == 0) return coefficients;
   for (int64_t t = 0; t < microbatch.layout.tokens; ++t) {
-    const double value = -At(microbatch.token_weight, t) / counts.weight_sum;
-    if (dtype == DType::kF64) {
-      coefficients.data<double>()[t] = value;
-    } else {
-      coefficients.data<float>()[t] = static_cast<float>(value);
-    }
+    SetNumber(coefficients, t, -NumberAt(microbatch.token_weight, t) / counts.weight_sum);
   }
   return coefficients;
-}
-
-// What the segment contributes.
-double SegmentLoss(const Microbatch& microbatch, const Tensor& log_probability,
-                   const StepCounts& counts) {
-  double sum = 0;
-  for (int64_t t = 0; t < microbatch.layout.tokens; ++t) {
-    const double weight = At(microbatch.token_weight, t);
-    if (weight != 0) sum -= weight * At(log_probability, t);
-  }
-  return counts.weight_sum > 0 ? sum / counts.weight_sum : 0.0;
 }
 
 }  // namespace
@@ -327,12 +307,11 @@ absl::StatusOr<Tensor> LanguageModel::HeadLogProbabilities(Execution& execution,
   return log_probability;
 }
 
-// Tensor ranks know the same log-probabilities: the first of them counts.
 double LanguageModel::OwnLanguageModelLoss(const Microbatch& microbatch,
                                            const Tensor& log_probability,
                                            const StepCounts& counts) const {
-  if (mesh_.coordinate(MeshAxis::kTensor) != 0) return 0;
-  return SegmentLoss(microbatch, log_probability, counts);
+  const double sum = WeightedNegativeLogLikelihood(mesh_, microbatch, log_probability);
+  return counts.weight_sum > 0 ? sum / counts.weight_sum : 0.0;
 }
 
 absl::StatusOr<Tensor> LanguageModel::Forward(Execution& execution, ParameterSharder& sharder,

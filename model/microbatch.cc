@@ -1,18 +1,10 @@
 #include "model/microbatch.h"
 
 #include "absl/strings/str_cat.h"
+#include "base/number_at.h"
 #include "base/status_macros.h"
 
 namespace plait {
-namespace {
-
-double At(const Tensor& tensor, int64_t i) {
-  return tensor.dtype() == DType::kF64 ? tensor.data<double>()[i]
-                                       : static_cast<double>(tensor.data<float>()[i]);
-}
-
-}  // namespace
-
 absl::StatusOr<Microbatch> Microbatch::Create(const Tensor& tokens, const Tensor& targets,
                                               const Tensor& token_weight,
                                               const Tensor& document_offsets, DType dtype,
@@ -31,7 +23,7 @@ absl::StatusOr<Microbatch> Microbatch::Create(const Tensor& tokens, const Tensor
   for (int64_t t = 0; t < count; ++t) {
     int32_t& target = all_targets.data<int32_t>()[t];
     if (target >= 0) continue;
-    if (At(token_weight, t) != 0) {
+    if (NumberAt(token_weight, t) != 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("microbatch: token ", t, " has a weight but no target"));
     }
@@ -41,6 +33,18 @@ absl::StatusOr<Microbatch> Microbatch::Create(const Tensor& tokens, const Tensor
   microbatch.targets = all_targets.Slice(begin, end);
   microbatch.token_weight = token_weight.Slice(begin, end);
   return microbatch;
+}
+
+double WeightedNegativeLogLikelihood(const DeviceMesh& mesh, const Microbatch& microbatch,
+                                     const Tensor& log_probability) {
+  // Tensor ranks know the same log-probabilities: the first of them counts.
+  if (mesh.coordinate(MeshAxis::kTensor) != 0) return 0;
+  double sum = 0;
+  for (int64_t t = 0; t < microbatch.layout.tokens; ++t) {
+    const double weight = NumberAt(microbatch.token_weight, t);
+    if (weight != 0) sum -= weight * NumberAt(log_probability, t);
+  }
+  return sum;
 }
 
 }  // namespace plait

@@ -4,6 +4,7 @@
 #include "absl/status/statusor.h"
 #include "base/tensor.h"
 #include "model/sequence_layout.h"
+#include "parallel/device_mesh.h"
 
 namespace plait {
 
@@ -21,5 +22,10 @@ struct Microbatch {
                                            const Tensor& document_offsets, DType dtype,
                                            const TokenPart& part = {});
 };
+
+// sum_t weight[t] x -log_probability[t] of this rank's segment: what it contributes to the sum over
+// the ranks of the microbatch. log_probability: f32 or f64 [tokens of the segment].
+double WeightedNegativeLogLikelihood(const DeviceMesh& mesh, const Microbatch& microbatch,
+                                     const Tensor& log_probability);
 
 }  // namespace plait

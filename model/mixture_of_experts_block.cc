@@ -3,6 +3,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/number_at.h"
 #include "base/status_macros.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
@@ -11,19 +12,6 @@
 
 namespace plait {
 namespace {
-
-double At(const Tensor& tensor, int64_t i) {
-  return tensor.dtype() == DType::kF64 ? tensor.data<double>()[i]
-                                       : static_cast<double>(tensor.data<float>()[i]);
-}
-
-void Put(Tensor& tensor, int64_t i, double value) {
-  if (tensor.dtype() == DType::kF64) {
-    tensor.data<double>()[i] = value;
-  } else {
-    tensor.data<float>()[i] = static_cast<float>(value);
-  }
-}
 
 ExpertExchange MakeExchange(const DeviceMesh& mesh, int64_t experts) {
   auto exchange = ExpertExchange::Create(mesh.experts(), experts);
@@ -139,7 +127,7 @@ Tensor MixtureOfExpertsBlock::RowWeights(Execution& execution, const Routing& ro
   Tensor weights = execution.Empty(routing.weights.dtype(), {routing.row_token.num_elements()});
   const int32_t* token_row = routing.token_row.data<int32_t>();
   for (int64_t i = 0; i < weights.num_elements(); ++i)
-    Put(weights, token_row[i], At(routing.weights, i));
+    SetNumber(weights, token_row[i], NumberAt(routing.weights, i));
   return weights;
 }
 
@@ -153,9 +141,9 @@ absl::Status MixtureOfExpertsBlock::OutputStatistics(Execution& execution, int64
       execution,
       {.x = rows, .square_sum = square_sum.vector(), .absolute_max = absolute_max.vector()}));
   for (int64_t i = 0; i < rows.rows; ++i) {
-    const double weight = At(row_weights, first_row + i);
-    Put(square_sum, i, At(square_sum, i) / (weight * weight));
-    Put(absolute_max, i, At(absolute_max, i) / weight);
+    const double weight = NumberAt(row_weights, first_row + i);
+    SetNumber(square_sum, i, NumberAt(square_sum, i) / (weight * weight));
+    SetNumber(absolute_max, i, NumberAt(absolute_max, i) / weight);
   }
   return absl::OkStatus();
 }
@@ -253,8 +241,8 @@ absl::Status MixtureOfExpertsBlock::RowGradients(Execution& execution,
   // the weight once more.
   Tensor scale = execution.Empty(row_weights.dtype(), {drows.rows});
   for (int64_t i = 0; i < drows.rows; ++i) {
-    const double weight = At(row_weights, first_row + i);
-    Put(scale, i, At(context.layout->real, row_token[i]) / (weight * weight));
+    const double weight = NumberAt(row_weights, first_row + i);
+    SetNumber(scale, i, NumberAt(context.layout->real, row_token[i]) / (weight * weight));
   }
   return ScaledAdd(execution,
                    {.a = drows,
@@ -322,13 +310,13 @@ absl::StatusOr<Tensor> MixtureOfExpertsBlock::Backward(Execution& execution,
   const int32_t* token_row = routing.token_row.data<int32_t>();
   for (int64_t i = 0; i < rows; ++i) {
     const int32_t row = token_row[i];
-    double value = At(drow_weights, row);
+    double value = NumberAt(drow_weights, row);
     if (context.factors.expert_output != 0) {
-      const double real = At(context.layout->real, i / experts_per_token_);
+      const double real = NumberAt(context.layout->real, i / experts_per_token_);
       value -= real * 2 * context.factors.expert_output *
-               At(routing.output_statistics.square_sum, row) / At(row_weights, row);
+               NumberAt(routing.output_statistics.square_sum, row) / NumberAt(row_weights, row);
     }
-    Put(dweights, i, value);
+    SetNumber(dweights, i, value);
   }
   Tensor dlogits = execution.Empty(statistics, {tokens, experts_});
   const Tensor& balance_gradient = context.factors.balance_gradient;

@@ -4,20 +4,9 @@
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "base/number_at.h"
 
 namespace plait {
-namespace {
-
-void SetReal(Tensor& real, int64_t t, double value) {
-  if (real.dtype() == DType::kF64) {
-    real.data<double>()[t] = value;
-  } else {
-    real.data<float>()[t] = static_cast<float>(value);
-  }
-}
-
-}  // namespace
-
 TokenPart TokenPart::Of(const DeviceMesh& mesh) {
   return {.context_rank = mesh.coordinate(MeshAxis::kContext),
           .contexts = mesh.size(MeshAxis::kContext),
@@ -69,7 +58,7 @@ absl::StatusOr<SequenceLayout> SequenceLayout::Create(const Tensor& token_ids,
     const bool real = token_ids.data<int32_t>()[t] >= 0;
     layout.real_tokens += real;
     if (t < own || t >= own + layout.rows) continue;
-    SetReal(layout.real, t - own, real ? 1 : 0);
+    SetNumber(layout.real, t - own, real ? 1 : 0);
     layout.real_rows += real;
   }
   return layout;
@@ -87,7 +76,7 @@ SequenceLayout SequenceLayout::Continuation(int64_t tokens, int64_t first_positi
   layout.positions.resize(static_cast<size_t>(tokens));
   std::iota(layout.positions.begin(), layout.positions.end(), static_cast<int32_t>(first_position));
   layout.real = Tensor::OnHost(statistics_dtype, {tokens});
-  for (int64_t t = 0; t < tokens; ++t) SetReal(layout.real, t, 1);
+  for (int64_t t = 0; t < tokens; ++t) SetNumber(layout.real, t, 1);
   return layout;
 }
 

@@ -4,27 +4,13 @@
 #include <cmath>
 #include <limits>
 
+#include "base/number_at.h"
 #include "base/status_macros.h"
 #include "kernels/matmul.h"
 #include "kernels/token_cross_entropy.h"
 
 namespace plait {
-namespace {
-
-double At(const Tensor& tensor, int64_t i) {
-  return tensor.dtype() == DType::kF64 ? tensor.data<double>()[i]
-                                       : static_cast<double>(tensor.data<float>()[i]);
-}
-
-void Put(Tensor& tensor, int64_t i, double value) {
-  if (tensor.dtype() == DType::kF64) {
-    tensor.data<double>()[i] = value;
-  } else {
-    tensor.data<float>()[i] = static_cast<float>(value);
-  }
-}
-
-}  // namespace
+namespace {}  // namespace
 
 absl::StatusOr<Tensor> TokenLogProbabilityHead::Logits(Execution& execution,
                                                        const Tensor& x) const {
@@ -56,15 +42,15 @@ absl::StatusOr<Tensor> TokenLogProbabilityHead::WholeLogSumExp(Execution& execut
   for (int64_t t = 0; t < rows; ++t) {
     double largest = -std::numeric_limits<double>::infinity(), sum = 0, target = 0;
     for (int64_t r = 0; r < tensor_.size(); ++r) {
-      largest = std::max(largest, At(all, 2 * r * rows + t));
-      target += At(all, (2 * r + 1) * rows + t);
+      largest = std::max(largest, NumberAt(all, 2 * r * rows + t));
+      target += NumberAt(all, (2 * r + 1) * rows + t);
     }
     for (int64_t r = 0; r < tensor_.size(); ++r) {
-      sum += std::exp(At(all, 2 * r * rows + t) - largest);
+      sum += std::exp(NumberAt(all, 2 * r * rows + t) - largest);
     }
     const double total = largest + std::log(sum);
-    Put(whole, t, total);
-    Put(log_probability, t, target - total);
+    SetNumber(whole, t, total);
+    SetNumber(log_probability, t, target - total);
   }
   return whole;
 }

@@ -10,28 +10,6 @@
 #include "trainer/microbatch_flow.h"
 
 namespace plait {
-namespace {
-
-double At(const Tensor& tensor, int64_t i) {
-  return tensor.dtype() == DType::kF64 ? tensor.data<double>()[i]
-                                       : static_cast<double>(tensor.data<float>()[i]);
-}
-
-// What this rank's segment contributes.
-double NegativeLogLikelihood(const DeviceMesh& mesh, const Microbatch& microbatch,
-                             const Tensor& log_probability) {
-  // Tensor ranks know the same log-probabilities: the first of them counts.
-  if (mesh.coordinate(MeshAxis::kTensor) != 0) return 0;
-  double sum = 0;
-  for (int64_t t = 0; t < microbatch.layout.tokens; ++t) {
-    const double weight = At(microbatch.token_weight, t);
-    if (weight != 0) sum -= weight * At(log_probability, t);
-  }
-  return sum;
-}
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<Evaluation>> Evaluation::Create(const EvaluationOptions& options) {
   PLAIT_ASSIGN_OR_RETURN(const PreparedManifest manifest, ReadManifest(options.folder));
   if (manifest.heldout.empty()) return nullptr;
@@ -81,7 +59,7 @@ absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution,
     if (log_probability && index_of(round) < batches) {
       PLAIT_ASSIGN_OR_RETURN(const Microbatch* microbatch, flow.microbatch(round));
       own.data<double>()[round * kColumns] =
-          NegativeLogLikelihood(mesh, *microbatch, log_probability);
+          WeightedNegativeLogLikelihood(mesh, *microbatch, log_probability);
     }
     if (action.chunk + 1 == runtime.model->num_chunks()) flow.Drop(round);
   }

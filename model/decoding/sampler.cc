@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/number_at.h"
 #include "base/random.h"
 
 namespace plait {
@@ -28,10 +29,7 @@ absl::Status ValidateSamplerOptions(const SamplerOptions& options) {
 
 int32_t SampleToken(const Tensor& logits, const SamplerOptions& options, int64_t position) {
   const int64_t vocabulary = logits.num_elements();
-  const auto at = [&](int32_t id) {
-    return logits.dtype() == DType::kF64 ? logits.data<double>()[id]
-                                         : static_cast<double>(logits.data<float>()[id]);
-  };
+  const auto at = [&](int32_t id) { return NumberAt(logits, id); };
   std::vector<int32_t> order(static_cast<size_t>(vocabulary));
   std::iota(order.begin(), order.end(), 0);
   const auto before = [&](int32_t a, int32_t b) { return at(a) != at(b) ? at(a) > at(b) : a < b; };

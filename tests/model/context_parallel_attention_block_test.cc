@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 
+#include "base/number_at.h"
 #include "base/status_macros.h"
 #include "model/attention_block.h"
 #include "parallel/device_mesh.h"
@@ -23,17 +24,6 @@ struct Outcome {
   std::map<std::string, Tensor> grads;  // by name, of the logical tensors
 };
 
-double At(const Tensor& x, int64_t i) {
-  return x.dtype() == DType::kF64 ? x.data<double>()[i] : static_cast<double>(x.data<float>()[i]);
-}
-void Put(Tensor& x, int64_t i, double value) {
-  if (x.dtype() == DType::kF64) {
-    x.data<double>()[i] = value;
-  } else {
-    x.data<float>()[i] = static_cast<float>(value);
-  }
-}
-
 // Gives each parameter its box of a whole tensor that depends on its place in the list alone.
 void GiveBoxes(const std::vector<LayerParameter*>& parameters, DType dtype) {
   uint64_t seed = 20;
@@ -44,7 +34,8 @@ void GiveBoxes(const std::vector<LayerParameter*>& parameters, DType dtype) {
     parameter.value = Tensor::OnHost(dtype, parameter.shape);
     parameter.gradient = Tensor::OnHost(dtype, parameter.shape);
     for (int64_t i = 0; i < parameter.value.num_elements(); ++i)
-      Put(parameter.value, i, At(whole, parameter.box ? parameter.box->LogicalElement(i) : i));
+      SetNumber(parameter.value, i,
+                NumberAt(whole, parameter.box ? parameter.box->LogicalElement(i) : i));
   }
 }
 
@@ -93,7 +84,7 @@ Outcome Run(const ModelShape& shape, const std::vector<int32_t>& offsets,
       if (!sum) sum = Tensor::OnHost(DType::kF64, logical);
       for (int64_t i = 0; i < parameter.gradient.num_elements(); ++i) {
         const int64_t place = parameter.box ? parameter.box->LogicalElement(i) : i;
-        sum.data<double>()[place] += At(parameter.gradient, i);
+        sum.data<double>()[place] += NumberAt(parameter.gradient, i);
       }
     }
     return absl::OkStatus();
@@ -107,8 +98,8 @@ void ExpectEqualNormWise(const std::string& name, const Tensor& found, const Ten
   ASSERT_EQ(found.num_elements(), expected.num_elements()) << name;
   double difference = 0, norm = 0;
   for (int64_t i = 0; i < expected.num_elements(); ++i) {
-    difference += std::pow(At(found, i) - At(expected, i), 2);
-    norm += std::pow(At(expected, i), 2);
+    difference += std::pow(NumberAt(found, i) - NumberAt(expected, i), 2);
+    norm += std::pow(NumberAt(expected, i), 2);
   }
   EXPECT_GT(norm, 0) << name;
   EXPECT_LE(std::sqrt(difference), bound * std::sqrt(norm)) << name;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/number_at.h"
 #include "optim/gradient_clipping.h"
 #include "recipes/schema/optim.pb.h"
 #include "tests/optim/optimizer_fixture.h"
@@ -37,7 +38,7 @@ struct Reference {
 
   void Step(const Tensor& gradient, double learning_rate, double scale, int t) {
     for (size_t i = 0; i < p.size(); ++i) {
-      const double g = scale * Element(gradient, static_cast<int64_t>(i));
+      const double g = scale * NumberAt(gradient, static_cast<int64_t>(i));
       m[i] = kBeta1 * m[i] + (1 - kBeta1) * g;
       v[i] = kBeta2 * v[i] + (1 - kBeta2) * g * g;
       p[i] *= 1 - learning_rate * decay;
@@ -54,7 +55,7 @@ double DifferenceAfterTwentySteps(DType dtype) {
   for (const ShardedParameter& parameter : model.parameters()) {
     Reference reference;
     for (int64_t i = 0; i < parameter.master.num_elements(); ++i) {
-      reference.p.push_back(Element(parameter.master, i));
+      reference.p.push_back(NumberAt(parameter.master, i));
     }
     reference.m.resize(reference.p.size());
     reference.v.resize(reference.p.size());
@@ -74,7 +75,7 @@ double DifferenceAfterTwentySteps(DType dtype) {
   for (size_t k = 0; k < references.size(); ++k) {
     const ShardedParameter& parameter = model.parameters()[k];
     for (size_t i = 0; i < references[k].p.size(); ++i) {
-      const double found = Element(parameter.master, static_cast<int64_t>(i));
+      const double found = NumberAt(parameter.master, static_cast<int64_t>(i));
       largest = std::max(largest, std::abs(found - references[k].p[i]));
       if (parameter.compute.dtype() == DType::kBf16) {
         EXPECT_EQ(parameter.compute.data<BFloat16>()[i].bits,

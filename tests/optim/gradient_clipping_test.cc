@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/number_at.h"
 #include "tests/optim/optimizer_fixture.h"
 
 namespace plait {
@@ -14,7 +15,7 @@ TEST(GradientClippingTest, NormIsOverAllElementsOfAllParameters) {
   double sum = 0;
   for (const ShardedParameter& parameter : model.parameters()) {
     for (int64_t i = 0; i < parameter.gradient.num_elements(); ++i) {
-      sum += Element(parameter.gradient, i) * Element(parameter.gradient, i);
+      sum += NumberAt(parameter.gradient, i) * NumberAt(parameter.gradient, i);
     }
   }
   ASSERT_OK_AND_ASSIGN(const GradientNorm norm,

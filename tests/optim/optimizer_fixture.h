@@ -47,8 +47,4 @@ class SmallModel {
   std::unique_ptr<ParameterSharder> sharder_;
 };
 
-inline double Element(const Tensor& tensor, int64_t i) {
-  return tensor.dtype() == DType::kF64 ? tensor.data<double>()[i] : tensor.data<float>()[i];
-}
-
 }  // namespace plait
