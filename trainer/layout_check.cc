@@ -10,13 +10,11 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "checkpoint/shard_overlap.h"
-#include "optim/adamw.h"
 #include "parallel/host_collectives.h"
 #include "parallel/local_communicator.h"
 #include "recipes/schema/recipe.pb.h"
 #include "trainer/clear_routing.h"
-#include "trainer/model_runtime.h"
-#include "trainer/pretraining_objective.h"
+#include "trainer/fresh_model.h"
 #include "trainer/step_quantities.h"
 
 namespace plait {
@@ -118,23 +116,14 @@ absl::StatusOr<CheckedStep> RunStep(const std::shared_ptr<Communicator>& world,
                                     const Recipe& recipe, std::span<const Batch> leaves,
                                     Shapes shapes, const LayoutFault& fault) {
   Execution execution{{.num_threads = 1}};
-  PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
-  PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
-  PLAIT_ASSIGN_OR_RETURN(
-      auto optimizer, AdamW::Create(execution, recipe.optim().adamw(), runtime.sharder->sharded()));
-  const std::span<ShardedParameter> parameters = runtime.sharder->sharded();
+  PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe, world));
+  const std::span<ShardedParameter> parameters = fresh->runtime.sharder->sharded();
   if (shapes.empty()) shapes = ShapesOf(parameters);
   CheckedStep checked;
   PLAIT_ASSIGN_OR_RETURN(checked.weights,
                          Assemble(*world, shapes, parameters, &ShardedParameter::master));
-  const PretrainingObjective objective;
-  TrainingStep step(execution, runtime, *optimizer, objective, recipe.optim().gradient_clip_norm());
-  std::vector<Batch> own;
-  for (size_t leaf = static_cast<size_t>(runtime.mesh->data_parallel_rank()); leaf < leaves.size();
-       leaf += static_cast<size_t>(runtime.mesh->data_parallel_size())) {
-    own.push_back(leaves[leaf]);
-  }
-  PLAIT_ASSIGN_OR_RETURN(checked.result, step.Run(own, /*learning_rate=*/0.0));
+  PLAIT_ASSIGN_OR_RETURN(checked.result, fresh->step->Run(OwnLeaves(*fresh->runtime.mesh, leaves),
+                                                          /*learning_rate=*/0.0));
   if (!fault.tensor.empty()) PLAIT_RETURN_IF_ERROR(Inject(fault, *world, parameters));
   PLAIT_ASSIGN_OR_RETURN(checked.gradients,
                          Assemble(*world, shapes, parameters, &ShardedParameter::gradient));

@@ -10,6 +10,7 @@
 #include "parallel/host_collectives.h"
 #include "parallel/host_share.h"
 #include "recipes/schema/recipe.pb.h"
+#include "trainer/fresh_model.h"
 #include "trainer/model_runtime.h"
 #include "trainer/pretraining_objective.h"
 #include "trainer/random_batches.h"
@@ -122,12 +123,7 @@ absl::StatusOr<RankBenchmarkResult> BenchmarkRanks(const Recipe& recipe,
                          ExecutionOptionsFor(recipe, host.fair_threads));
   PLAIT_ASSIGN_OR_RETURN(const auto contenders, MakeAll(recipe, world, execution_options));
   const std::vector<Batch> leaves = RandomStep(recipe, options.stage);
-  std::vector<Batch> own;
-  const DeviceMesh& mesh = *contenders.back()->runtime.mesh;
-  for (auto i = static_cast<size_t>(mesh.data_parallel_rank()); i < leaves.size();
-       i += static_cast<size_t>(mesh.data_parallel_size())) {
-    own.push_back(leaves[i]);
-  }
+  const std::vector<Batch> own = OwnLeaves(*contenders.back()->runtime.mesh, leaves);
 
   RankBenchmarkResult result{.ranks = world->size(),
                              .threads = contenders[0]->execution->num_threads()};

@@ -7,14 +7,11 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "kernels/gemm_peak.h"
-#include "optim/adamw.h"
 #include "recipes/parameter_count.h"
 #include "recipes/schema/recipe.pb.h"
-#include "trainer/model_runtime.h"
-#include "trainer/pretraining_objective.h"
+#include "trainer/fresh_model.h"
 #include "trainer/process_usage.h"
 #include "trainer/random_batches.h"
-#include "trainer/training_step.h"
 
 namespace plait {
 namespace {
@@ -35,13 +32,7 @@ absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
   const Stage& stage = recipe.stages(options.stage);
   PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options, ExecutionOptionsFor(recipe));
   Execution execution(execution_options);
-  PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe));
-  PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
-  PLAIT_ASSIGN_OR_RETURN(const auto optimizer, AdamW::Create(execution, recipe.optim().adamw(),
-                                                             runtime.sharder->sharded()));
-  const PretrainingObjective objective;
-  TrainingStep training_step(execution, runtime, *optimizer, objective,
-                             recipe.optim().gradient_clip_norm());
+  PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe));
   const std::vector<Batch> batches = RandomStep(recipe, options.stage);
 
   StepBenchmarkResult result{.stage = stage.name(),
@@ -50,7 +41,7 @@ absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
                              .seconds_to_first_step = SecondsSinceProcessStart()};
   for (int64_t s = 0; s < options.warmup_steps + options.steps; ++s) {
     const auto start = std::chrono::steady_clock::now();
-    PLAIT_ASSIGN_OR_RETURN(const StepResult step, training_step.Run(batches, kLearningRate));
+    PLAIT_ASSIGN_OR_RETURN(const StepResult step, fresh->step->Run(batches, kLearningRate));
     if (!step.not_finite.empty())
       return absl::InternalError(absl::StrCat("benchmark: ", step.not_finite, " is not finite"));
     if (s < options.warmup_steps) continue;
@@ -67,9 +58,10 @@ absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
   result.model_flops_per_second =
       result.tokens_per_second * ModelFlopsPerToken(count, stage.row_tokens());
   result.memory_bytes = PeakResidentBytes();
-  result.allocated_bytes_peak = runtime.AllocatedBytesPeak(execution);
-  if (runtime.model->dtype() != DType::kF64) {
-    PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak, MeasureGemmPeak(execution, runtime.model->dtype()));
+  result.allocated_bytes_peak = fresh->runtime.AllocatedBytesPeak(execution);
+  if (fresh->runtime.model->dtype() != DType::kF64) {
+    PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak,
+                           MeasureGemmPeak(execution, fresh->runtime.model->dtype()));
     result.gemm_peak_flops_per_second = peak.best_flops_per_second;
     result.share_of_gemm_peak = result.model_flops_per_second / peak.best_flops_per_second;
   }

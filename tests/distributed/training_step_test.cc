@@ -10,13 +10,12 @@
 #include "base/random.h"
 #include "base/status_macros.h"
 #include "data/sequence_packing.h"
-#include "optim/adamw.h"
 #include "parallel/local_communicator.h"
 #include "tests/support/ranked.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
 #include "tests/support/tiny_run.h"
-#include "trainer/pretraining_objective.h"
+#include "trainer/fresh_model.h"
 
 namespace plait {
 namespace {
@@ -51,20 +50,13 @@ struct Outcome {
 absl::StatusOr<Outcome> Step(const std::shared_ptr<Communicator>& world,
                              const recipe::v1::Recipe& recipe) {
   Execution execution{{.num_threads = 1}};
-  PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
-  PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
-  PLAIT_ASSIGN_OR_RETURN(
-      auto optimizer, AdamW::Create(execution, recipe.optim().adamw(), runtime.sharder->sharded()));
-  const PretrainingObjective objective;
-  TrainingStep step(execution, runtime, *optimizer, objective, /*gradient_clip_norm=*/0.5);
-  std::vector<Batch> own;
-  for (int64_t leaf = runtime.mesh->data_parallel_rank(); leaf < kLeaves;
-       leaf += runtime.mesh->data_parallel_size()) {
-    own.push_back(Leaf(static_cast<int>(leaf)));
-  }
+  PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe, world));
+  std::vector<Batch> leaves;
+  for (int i = 0; i < kLeaves; ++i) leaves.push_back(Leaf(i));
   Outcome outcome;
-  PLAIT_ASSIGN_OR_RETURN(outcome.step, step.Run(own, /*learning_rate=*/1e-2));
-  for (const ShardedParameter& parameter : runtime.sharder->sharded()) {
+  PLAIT_ASSIGN_OR_RETURN(outcome.step, fresh->step->Run(OwnLeaves(*fresh->runtime.mesh, leaves),
+                                                        /*learning_rate=*/1e-2));
+  for (const ShardedParameter& parameter : fresh->runtime.sharder->sharded()) {
     outcome.masters[parameter.name] = parameter.master.Clone();
     outcome.gradients[parameter.name] = parameter.gradient.Clone();
   }
@@ -73,6 +65,7 @@ absl::StatusOr<Outcome> Step(const std::shared_ptr<Communicator>& world,
 
 void ExpectThreadsAndProcessesAgree(std::vector<std::string> overrides) {
   const std::shared_ptr<Communicator>& world = RankedWorld();
+  overrides.push_back("optim.gradient_clip_norm=0.5");
   overrides.push_back("stages.0.tokens_per_step=384");
   overrides.push_back("stages.1.tokens_per_step=768");
   const recipe::v1::Recipe recipe =

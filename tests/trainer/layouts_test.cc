@@ -18,8 +18,7 @@
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
 #include "tests/support/tiny_run.h"
-#include "trainer/pretraining_objective.h"
-#include "trainer/training_step.h"
+#include "trainer/fresh_model.h"
 
 namespace plait {
 namespace {
@@ -46,11 +45,14 @@ Row MixedRow(uint64_t seed) {
   return row;
 }
 
-// Leaf i of a step: two rows.
-Batch Leaf(int step, int i) {
-  const auto row = static_cast<uint64_t>(1000 * step + 2 * i);
-  const std::vector<Row> rows = {MixedRow(row), MixedRow(row + 1)};
-  return PackRows(rows, kRowTokens);
+// The leaves of a step, two rows each.
+std::vector<Batch> Leaves(int step) {
+  std::vector<Batch> leaves;
+  for (int i = 0; i < kLeaves; ++i) {
+    const auto row = static_cast<uint64_t>(1000 * step + 2 * i);
+    leaves.push_back(PackRows({{MixedRow(row), MixedRow(row + 1)}}, kRowTokens));
+  }
+  return leaves;
 }
 
 // What a run ends with: whole tensors by name, put together from all ranks.
@@ -88,6 +90,7 @@ absl::StatusOr<Outcome> Train(const std::string& recipe_text, std::vector<std::s
                               const Layout& layout, int steps, double learning_rate) {
   // Larger than in training: no gradient is so small that it is all cancellation.
   overrides.push_back("model.initializer_range=0.3");
+  overrides.push_back("optim.gradient_clip_norm=0.5");
   overrides.push_back("parallel.replicate=" + std::to_string(layout.replicate));
   overrides.push_back("parallel.shard=" + std::to_string(layout.shard));
   overrides.insert(overrides.end(), layout.settings.begin(), layout.settings.end());
@@ -99,23 +102,14 @@ absl::StatusOr<Outcome> Train(const std::string& recipe_text, std::vector<std::s
   const auto body = [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
     world->ledger().set_check(true);
     Execution execution{{.num_threads = 1}};
-    PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
-    PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
-    PLAIT_ASSIGN_OR_RETURN(auto optimizer, AdamW::Create(execution, recipe.optim().adamw(),
-                                                         runtime.sharder->sharded()));
-    const PretrainingObjective objective;
-    TrainingStep step(execution, runtime, *optimizer, objective, /*gradient_clip_norm=*/0.5);
+    PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe, world));
     for (int s = 0; s < steps; ++s) {
-      std::vector<Batch> own;
-      for (auto leaf = static_cast<int>(runtime.mesh->data_parallel_rank()); leaf < kLeaves;
-           leaf += layout.replicate * layout.shard) {
-        own.push_back(Leaf(s, leaf));
-      }
-      PLAIT_ASSIGN_OR_RETURN(StepResult result, step.Run(own, learning_rate));
+      const std::vector<Batch> own = OwnLeaves(*fresh->runtime.mesh, Leaves(s));
+      PLAIT_ASSIGN_OR_RETURN(StepResult result, fresh->step->Run(own, learning_rate));
       if (world->rank() == 0) outcome.steps.push_back(std::move(result));
     }
     const std::lock_guard lock(mutex);
-    for (const ShardedParameter& parameter : runtime.sharder->sharded()) {
+    for (const ShardedParameter& parameter : fresh->runtime.sharder->sharded()) {
       CopyShard(parameter, parameter.master, outcome.masters[parameter.name]);
     }
     return absl::OkStatus();
@@ -207,20 +201,11 @@ TEST(CommunicationPlanTest, CountsEveryByteOfAStep) {
     EXPECT_OK(RunLocalRanks(
         layout.ranks(), [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
           Execution execution{{.num_threads = 1}};
-          PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime,
-                                 ModelRuntime::Create(execution, recipe, world));
-          PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
-          PLAIT_ASSIGN_OR_RETURN(auto optimizer, AdamW::Create(execution, recipe.optim().adamw(),
-                                                               runtime.sharder->sharded()));
-          const PretrainingObjective objective;
-          TrainingStep step(execution, runtime, *optimizer, objective, /*gradient_clip_norm=*/0.5);
-          std::vector<Batch> own;
-          for (auto leaf = static_cast<int>(runtime.mesh->data_parallel_rank()); leaf < kLeaves;
-               leaf += layout.replicate * layout.shard) {
-            own.push_back(Leaf(0, leaf));
-          }
+          PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe, world));
+          const ModelRuntime& runtime = fresh->runtime;
+          const std::vector<Batch> own = OwnLeaves(*runtime.mesh, Leaves(0));
           const int64_t before = world->ledger().bytes_moved();
-          PLAIT_ASSIGN_OR_RETURN(const StepResult result, step.Run(own, 1e-3));
+          PLAIT_ASSIGN_OR_RETURN(const StepResult result, fresh->step->Run(own, 1e-3));
           const ModelShape& model = runtime.model->shape();
           StepShape shape{.microbatches = static_cast<int64_t>(own.size()),
                           .chunks = runtime.model->num_chunks(),

@@ -10,16 +10,13 @@
 #include <vector>
 
 #include "base/status_macros.h"
-#include "optim/adamw.h"
 #include "parallel/local_communicator.h"
 #include "recipes/schema/recipe.pb.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tiny_run.h"
-#include "trainer/model_runtime.h"
+#include "trainer/fresh_model.h"
 #include "trainer/plan.h"
-#include "trainer/pretraining_objective.h"
 #include "trainer/random_batches.h"
-#include "trainer/training_step.h"
 
 namespace plait {
 namespace {
@@ -93,20 +90,10 @@ std::vector<int64_t> MeasuredPeaks(const recipe::v1::Recipe& recipe, int ranks) 
   }
   EXPECT_OK(RunLocalRanks(ranks, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
     Execution execution{{.num_threads = 1}};
-    PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
-    PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
-    PLAIT_ASSIGN_OR_RETURN(auto optimizer, AdamW::Create(execution, recipe.optim().adamw(),
-                                                         runtime.sharder->sharded()));
-    const PretrainingObjective objective;
-    TrainingStep step(execution, runtime, *optimizer, objective, /*gradient_clip_norm=*/1);
-    std::vector<Batch> own;
-    const auto data_parallel = static_cast<size_t>(runtime.mesh->data_parallel_size());
-    for (auto leaf = static_cast<size_t>(runtime.mesh->data_parallel_rank()); leaf < batches.size();
-         leaf += data_parallel) {
-      own.push_back(batches[leaf]);
-    }
-    for (int i = 0; i < 2; ++i) PLAIT_RETURN_IF_ERROR(step.Run(own, 1e-3).status());
-    peaks[static_cast<size_t>(world->rank())] = runtime.AllocatedBytesPeak(execution);
+    PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe, world));
+    const std::vector<Batch> own = OwnLeaves(*fresh->runtime.mesh, batches);
+    for (int i = 0; i < 2; ++i) PLAIT_RETURN_IF_ERROR(fresh->step->Run(own, 1e-3).status());
+    peaks[static_cast<size_t>(world->rank())] = fresh->runtime.AllocatedBytesPeak(execution);
     return absl::OkStatus();
   }));
   return peaks;

@@ -7,15 +7,12 @@
 #include <vector>
 
 #include "base/status_macros.h"
-#include "optim/adamw.h"
 #include "parallel/local_communicator.h"
 #include "recipes/schema/recipe.pb.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tiny_run.h"
-#include "trainer/model_runtime.h"
-#include "trainer/pretraining_objective.h"
+#include "trainer/fresh_model.h"
 #include "trainer/random_batches.h"
-#include "trainer/training_step.h"
 
 namespace plait {
 namespace {
@@ -48,20 +45,12 @@ int64_t MeasuredBytes(const recipe::v1::Recipe& recipe, int ranks, int64_t stage
   }
   EXPECT_OK(RunLocalRanks(ranks, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
     Execution execution{{.num_threads = 1}};
-    PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
-    PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, recipe.seed()));
-    PLAIT_ASSIGN_OR_RETURN(auto optimizer, AdamW::Create(execution, recipe.optim().adamw(),
-                                                         runtime.sharder->sharded()));
-    const PretrainingObjective objective;
-    TrainingStep step(execution, runtime, *optimizer, objective, /*gradient_clip_norm=*/1);
-    std::vector<Batch> own;
-    for (auto leaf = static_cast<size_t>(runtime.mesh->data_parallel_rank()); leaf < batches.size();
-         leaf += static_cast<size_t>(runtime.mesh->data_parallel_size())) {
-      own.push_back(batches[leaf]);
-    }
+    PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe, world));
+    const DeviceMesh& mesh = *fresh->runtime.mesh;
+    const std::vector<Batch> own = OwnLeaves(mesh, batches);
     const int64_t before = world->ledger().bytes_moved();
-    PLAIT_RETURN_IF_ERROR(step.Run(own, 1e-3).status());
-    if (world->rank() == stage * (ranks / runtime.mesh->size(MeshAxis::kPipeline)))
+    PLAIT_RETURN_IF_ERROR(fresh->step->Run(own, 1e-3).status());
+    if (world->rank() == stage * (ranks / mesh.size(MeshAxis::kPipeline)))
       bytes = world->ledger().bytes_moved() - before;
     return absl::OkStatus();
   }));
