@@ -22,16 +22,20 @@ int64_t MonotonicNanoseconds() {
   return int64_t{1'000'000'000} * now.tv_sec + now.tv_nsec;
 }
 
-// The slot's last call. A rank that stopped while it wrote one leaves it torn: then as it is.
+// The slot's last call, whole however often its rank makes others meanwhile. A rank that stopped
+// while it wrote one leaves it torn: then as it is.
 CollectiveCall LastCall(const LedgerSlot& slot) {
-  constexpr int kTries = 1000;
+  constexpr int kTries = 1000;  // of one and the same version
   std::array<uint64_t, LedgerSlot::kCallWords> words;
+  uint64_t last = 0;
   for (int attempt = 0; attempt < kTries; ++attempt) {
     const uint64_t before = slot.version.load(std::memory_order_acquire);
     for (int i = 0; i < LedgerSlot::kCallWords; ++i) {
       words[i] = slot.call[i].load(std::memory_order_acquire);
     }
     if (before % 2 == 0 && slot.version.load(std::memory_order_relaxed) == before) break;
+    if (before != last) attempt = 0;
+    last = before;
     // The writer may have lost its core in the middle.
     if (attempt >= 10) std::this_thread::yield();
   }
