@@ -76,10 +76,11 @@ starts_threads='std::(jthread|thread|async)\b|data/prefetching_loader\.h|paralle
 for source in $(grep -lE "$starts_threads" tests/*/*_test.cc || true); do
   name=${source#tests/}
   name=${name%.cc}
-  # Under MPI there is no sanitizer (tests/CMakeLists.txt). Whole runs on many ranks and blocks on dozens of them take
-  # ten minutes here; layouts_test runs the same communicators and the same sharder.
+  # Under MPI there is no sanitizer (tests/CMakeLists.txt). Whole runs on many ranks, the largest steps and blocks on
+  # dozens of ranks take ten minutes each; layouts_test runs the same communicators and the same sharder.
   case $name in
-    *_slow_test | distributed/* | model/* | trainer/ranked_run_test | trainer/pipeline_test) ;;
+    *_slow_test | distributed/* | model/*) ;;
+    trainer/memory_plan_test | trainer/ranked_run_test | trainer/pipeline_test) ;;
     *) threaded+=("${name/\//_}") ;;
   esac
 done
