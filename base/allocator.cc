@@ -31,6 +31,19 @@ std::shared_ptr<void> AllocateZeroed(size_t bytes) {
 
 Allocator::~Allocator() { Trim(); }
 
+void* Allocator::TakeFromSystem(size_t size_class) {
+  return runtime_ == nullptr ? std::aligned_alloc(kAlignment, size_class)
+                             : runtime_->Allocate(size_class);
+}
+
+void Allocator::GiveToSystem(void* block) {
+  if (runtime_ == nullptr) {
+    std::free(block);
+  } else {
+    runtime_->Free(block);
+  }
+}
+
 size_t Allocator::RoundedSize(size_t bytes) {
   if (bytes <= 512)
     return (bytes + kAlignment - 1) / kAlignment * kAlignment + (bytes == 0 ? kAlignment : 0);
@@ -52,10 +65,10 @@ std::shared_ptr<void> Allocator::Allocate(size_t bytes) {
     if (in_use_ > peak_) peak_ = in_use_;
   }
   if (block == nullptr) {
-    block = std::aligned_alloc(kAlignment, size_class);
+    block = TakeFromSystem(size_class);
     if (block == nullptr) {
       Trim();
-      block = std::aligned_alloc(kAlignment, size_class);
+      block = TakeFromSystem(size_class);
     }
     if (block == nullptr) OutOfMemory(size_class, bytes_in_use() - size_class);
   }
@@ -73,7 +86,7 @@ void Allocator::Release(void* block, size_t size_class) {
 void Allocator::Trim() {
   std::lock_guard lock(mutex_);
   for (auto& [size_class, blocks] : cached_) {
-    for (void* block : blocks) std::free(block);
+    for (void* block : blocks) GiveToSystem(block);
   }
   cached_.clear();
 }

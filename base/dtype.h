@@ -14,7 +14,7 @@ struct BFloat16 {
 
   BFloat16() = default;
   // Rounds to nearest, ties to even; NaN stays NaN.
-  explicit BFloat16(float value) {
+  explicit constexpr BFloat16(float value) {
     const uint32_t u = std::bit_cast<uint32_t>(value);
     if ((u & 0x7fffffffu) > 0x7f800000u) {
       bits = static_cast<uint16_t>((u >> 16) | 0x40u);
@@ -22,11 +22,13 @@ struct BFloat16 {
       bits = static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
     }
   }
-  explicit BFloat16(double value) : BFloat16(static_cast<float>(value)) {}
-  explicit operator float() const {
+  explicit constexpr BFloat16(double value) : BFloat16(static_cast<float>(value)) {}
+  explicit constexpr operator float() const {
     return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
   }
-  explicit operator double() const { return static_cast<double>(static_cast<float>(*this)); }
+  explicit constexpr operator double() const {
+    return static_cast<double>(static_cast<float>(*this));
+  }
 };
 
 struct Float16 {
@@ -34,7 +36,7 @@ struct Float16 {
 
   Float16() = default;
   // Rounds to nearest, ties to even; 65520 and above is infinite; NaN stays NaN.
-  explicit Float16(float value) {
+  explicit constexpr Float16(float value) {
     const uint32_t u = std::bit_cast<uint32_t>(value);
     const uint32_t magnitude = u & 0x7fffffffu;
     uint32_t half = 0;
@@ -50,7 +52,7 @@ struct Float16 {
     bits = static_cast<uint16_t>(half | ((u >> 16) & 0x8000u));
   }
   // Exact.
-  explicit operator float() const {
+  explicit constexpr operator float() const {
     const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
     const uint32_t exponent_and_fraction = static_cast<uint32_t>(bits & 0x7fffu) << 13;
     uint32_t magnitude = exponent_and_fraction + (112u << 23);
@@ -61,7 +63,9 @@ struct Float16 {
     }
     return std::bit_cast<float>(sign | magnitude);
   }
-  explicit operator double() const { return static_cast<double>(static_cast<float>(*this)); }
+  explicit constexpr operator double() const {
+    return static_cast<double>(static_cast<float>(*this));
+  }
 };
 
 enum class DType : uint8_t { kBf16, kF16, kF32, kF64, kI32, kI64 };

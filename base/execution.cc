@@ -3,8 +3,21 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstring>
+
+#include "base/status_macros.h"
 
 namespace plait {
+namespace {
+
+Stream MakeStream(const std::shared_ptr<DeviceRuntime>& runtime, StreamPriority priority) {
+  if (runtime == nullptr) return {};
+  const absl::StatusOr<StreamHandle> handle = runtime->CreateStream(priority);
+  PLAIT_CHECK(handle.ok());
+  return {runtime, *handle};
+}
+
+}  // namespace
 
 int NumAvailableCores() {
   cpu_set_t set;
@@ -16,6 +29,52 @@ int NumAvailableCores() {
 Execution::Execution(const ExecutionOptions& options)
     : device_(options.device),
       num_threads_(options.num_threads > 0 ? options.num_threads : NumAvailableCores()),
-      allocator_(Allocator::Create()) {}
+      runtime_(options.runtime),
+      allocator_(Allocator::Create(runtime_)),
+      compute_(MakeStream(runtime_, StreamPriority::kNormal)),
+      communication_(MakeStream(runtime_, StreamPriority::kHigh)),
+      copy_(MakeStream(runtime_, StreamPriority::kNormal)) {
+  PLAIT_CHECK((device_.kind == DeviceKind::kCpu) == (runtime_ == nullptr));
+}
+
+Tensor Execution::Zeros(DType dtype, const Shape& shape) {
+  Tensor tensor = Empty(dtype, shape);
+  PLAIT_CHECK(FillZero(tensor).ok());
+  return tensor;
+}
+
+absl::Status Execution::FillZero(Tensor& tensor) {
+  if (tensor.bytes() == 0) return absl::OkStatus();
+  if (runtime_ != nullptr && tensor.on_device()) {
+    return runtime_->FillZero(tensor.raw(), tensor.bytes(), compute_.handle());
+  }
+  tensor.FillZero();
+  return absl::OkStatus();
+}
+
+absl::Status Execution::Copy(const Tensor& from, Tensor& to) {
+  PLAIT_CHECK_EQ(from.bytes(), to.bytes());
+  if (from.bytes() == 0) return absl::OkStatus();
+  if (runtime_ != nullptr) {
+    return runtime_->Copy(to.raw(), from.raw(), from.bytes(), compute_.handle());
+  }
+  std::memcpy(to.raw(), from.raw(), from.bytes());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Tensor> Execution::ToHost(const Tensor& tensor) {
+  if (!tensor) return tensor;
+  Tensor copy = Tensor::OnHost(tensor.dtype(), tensor.shape());
+  PLAIT_RETURN_IF_ERROR(Copy(tensor, copy));
+  PLAIT_RETURN_IF_ERROR(compute_.Synchronize());
+  return copy;
+}
+
+absl::StatusOr<Tensor> Execution::ToDevice(const Tensor& tensor) {
+  if (!tensor || runtime_ == nullptr) return tensor;
+  Tensor copy = Empty(tensor.dtype(), tensor.shape());
+  PLAIT_RETURN_IF_ERROR(Copy(tensor, copy));
+  return copy;
+}
 
 }  // namespace plait

@@ -7,8 +7,11 @@
 #include <typeindex>
 #include <unordered_map>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/allocator.h"
 #include "base/device.h"
+#include "base/device_runtime.h"
 #include "base/stream.h"
 #include "base/tensor.h"
 
@@ -16,6 +19,8 @@ namespace plait {
 
 struct ExecutionOptions {
   Device device;
+  // Of `device`, where that is not the CPU.
+  std::shared_ptr<DeviceRuntime> runtime;
   // 0: every core this process may run on.
   int num_threads = 0;
 };
@@ -34,9 +39,20 @@ class Execution {
   Stream& copy() { return copy_; }
   Allocator& allocator() { return *allocator_; }
   const Allocator& allocator() const { return *allocator_; }
+  // Null on the CPU.
+  const std::shared_ptr<DeviceRuntime>& runtime() const { return runtime_; }
 
   Tensor Empty(DType dtype, const Shape& shape) { return Tensor::Empty(*allocator_, dtype, shape); }
-  Tensor Zeros(DType dtype, const Shape& shape) { return Tensor::Zeros(*allocator_, dtype, shape); }
+  Tensor Zeros(DType dtype, const Shape& shape);
+
+  // In the order of the compute stream; tensors are this device's or the host's. Copy: as many
+  // bytes in both. Host memory that is read must stay as it is until the stream has come so far.
+  absl::Status FillZero(Tensor& tensor);
+  absl::Status Copy(const Tensor& from, Tensor& to);
+  // A copy on the host; waits for the compute stream.
+  absl::StatusOr<Tensor> ToHost(const Tensor& tensor);
+  // A copy on this device (the tensor itself on the CPU).
+  absl::StatusOr<Tensor> ToDevice(const Tensor& tensor);
 
   // Gives outstanding communication a chance to move. Called between kernels.
   void Poll() { communication_.Poll(); }
@@ -52,6 +68,7 @@ class Execution {
  private:
   Device device_;
   int num_threads_;
+  std::shared_ptr<DeviceRuntime> runtime_;
   std::shared_ptr<Allocator> allocator_;
   Stream compute_, communication_, copy_;
   std::unordered_map<std::type_index, std::shared_ptr<void>> caches_;

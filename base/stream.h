@@ -1,6 +1,6 @@
 // Stream and Event. On the CPU a stream runs its work inline, in call order; what goes on beside it
-// (a message under way) is PendingWork, and an event stands for its completion. Streams are ordered
-// by Wait alone; the host does not wait inside a step.
+// (a message under way) is PendingWork, and an event stands for its completion. A device's stream
+// is its driver's. Streams are ordered by Wait alone; the host does not wait inside a step.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/device_runtime.h"
 
 namespace plait {
 
@@ -20,6 +21,8 @@ class PendingWork {
   virtual absl::Status Wait() = 0;
   // Moves the work on without blocking; true when it is done.
   virtual bool Test() = 0;
+  // Whether a stream of the device can wait for it in the host's stead.
+  virtual bool OnDevice() const { return false; }
 };
 
 class Event {
@@ -30,16 +33,29 @@ class Event {
   // Blocks the host until the work before the event is done; its error where it failed.
   absl::Status Synchronize() const { return work_ == nullptr ? absl::OkStatus() : work_->Wait(); }
 
+  const std::shared_ptr<PendingWork>& work() const { return work_; }
+
  private:
   std::shared_ptr<PendingWork> work_;
 };
 
 class Stream {
  public:
-  // Completion of everything given to this stream so far.
-  Event Record() { return last_ == nullptr ? Event() : Event(last_); }
-  // Later work on this stream starts after `event`. An inline stream waits here.
-  absl::Status Wait(const Event& event) { return event.Synchronize(); }
+  // The host's inline stream.
+  Stream() = default;
+  Stream(std::shared_ptr<DeviceRuntime> runtime, StreamHandle handle)
+      : runtime_(std::move(runtime)), handle_(handle) {}
+
+  // What kernels are launched on; null on the host.
+  StreamHandle handle() const { return handle_; }
+
+  // Completion of everything given to this stream so far. An error to record is the event's.
+  Event Record();
+  // Later work on this stream starts after `event`. An inline stream waits here, as does a device's
+  // for what is not on a device.
+  absl::Status Wait(const Event& event);
+  // The host waits for everything given to this stream so far.
+  absl::Status Synchronize();
 
   // Work that was started on this stream and is not done yet.
   Event Launch(std::shared_ptr<PendingWork> work) {
@@ -55,6 +71,8 @@ class Stream {
   }
 
  private:
+  std::shared_ptr<DeviceRuntime> runtime_;
+  StreamHandle handle_ = nullptr;
   std::vector<std::shared_ptr<PendingWork>> pending_;  // in the order of their start
   std::shared_ptr<PendingWork> last_;
 };

@@ -31,6 +31,7 @@ Tensor Tensor::Empty(Allocator& allocator, DType dtype, const Shape& shape) {
   tensor.dtype_ = dtype;
   tensor.shape_ = shape;
   tensor.storage_ = allocator.Allocate(static_cast<size_t>(shape.num_elements()) * SizeOf(dtype));
+  tensor.on_device_ = !allocator.is_host();
   return tensor;
 }
 
@@ -88,12 +89,14 @@ Tensor Tensor::Flat(int64_t element_offset, const Shape& shape) const {
 
 Tensor Tensor::Clone() const {
   if (!storage_) return {};
+  PLAIT_CHECK(!on_device_);
   Tensor copy = OnHost(dtype_, shape_);
   std::memcpy(copy.raw(), raw(), bytes());
   return copy;
 }
 
 Tensor Tensor::Converted(DType dtype) const {
+  PLAIT_CHECK(!on_device_);
   Tensor copy = OnHost(dtype, shape_);
   for (int64_t i = 0; i < num_elements(); ++i) {
     const double value = ToDouble(*this, i);
@@ -115,6 +118,7 @@ Tensor Tensor::Converted(DType dtype) const {
 }
 
 void Tensor::FillZero() {
+  PLAIT_CHECK(!on_device_);
   if (storage_) std::memset(raw(), 0, bytes());
 }
 

@@ -1,5 +1,6 @@
 // Tensor: shared storage, dtype and shape. Always contiguous and row-major. Copying a Tensor shares
-// its storage; Clone copies the elements. Slices and reshapes share storage too.
+// its storage; Clone copies the elements. Slices and reshapes share storage too. Elements of a
+// tensor on a device are reached by kernels and Execution's copies alone.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,7 @@ class Tensor {
 
   // Uninitialised elements from `allocator`.
   static Tensor Empty(Allocator& allocator, DType dtype, const Shape& shape);
-  // Zeros from `allocator`.
+  // Zeros from `allocator`, a host's.
   static Tensor Zeros(Allocator& allocator, DType dtype, const Shape& shape);
   // Zeros in plain host memory, for batches, tests and files.
   static Tensor OnHost(DType dtype, const Shape& shape);
@@ -44,6 +45,8 @@ class Tensor {
   DType dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }
   int64_t num_elements() const { return storage_ ? shape_.num_elements() : 0; }
+  // Whether its memory is a device's, out of the host's reach.
+  bool on_device() const { return on_device_; }
   size_t bytes() const { return static_cast<size_t>(num_elements()) * SizeOf(dtype_); }
 
   // T must be the tensor's element type.
@@ -59,10 +62,12 @@ class Tensor {
   }
   template <class T>
   std::span<T> values() {
+    PLAIT_CHECK(!on_device_);
     return {data<T>(), static_cast<size_t>(num_elements())};
   }
   template <class T>
   std::span<const T> values() const {
+    PLAIT_CHECK(!on_device_);
     return {data<T>(), static_cast<size_t>(num_elements())};
   }
   void* raw() { return static_cast<char*>(storage_.get()) + offset_bytes_; }
@@ -91,6 +96,7 @@ class Tensor {
  private:
   std::shared_ptr<void> storage_;
   size_t offset_bytes_ = 0;
+  bool on_device_ = false;
   DType dtype_ = DType::kF32;
   Shape shape_;
 };

@@ -17,10 +17,10 @@ struct MatrixView {
   int64_t row_stride = 0;
 
   template <class T>
-  T* row(int64_t r) const {
+  constexpr T* row(int64_t r) const {
     return static_cast<T*>(data) + r * row_stride;
   }
-  explicit operator bool() const { return data != nullptr; }
+  explicit constexpr operator bool() const { return data != nullptr; }
 };
 
 struct ConstMatrixView {
@@ -30,15 +30,15 @@ struct ConstMatrixView {
   int64_t columns = 0;
   int64_t row_stride = 0;
 
-  ConstMatrixView() = default;
-  ConstMatrixView(const void* data_in, DType dtype_in, int64_t rows_in, int64_t columns_in,
-                  int64_t row_stride_in)
+  constexpr ConstMatrixView() = default;
+  constexpr ConstMatrixView(const void* data_in, DType dtype_in, int64_t rows_in,
+                            int64_t columns_in, int64_t row_stride_in)
       : data(data_in),
         dtype(dtype_in),
         rows(rows_in),
         columns(columns_in),
         row_stride(row_stride_in) {}
-  ConstMatrixView(const MatrixView& view)  // NOLINT: a mutable view is a constant one
+  constexpr ConstMatrixView(const MatrixView& view)  // NOLINT: a mutable view is a constant one
       : data(view.data),
         dtype(view.dtype),
         rows(view.rows),
@@ -46,10 +46,10 @@ struct ConstMatrixView {
         row_stride(view.row_stride) {}
 
   template <class T>
-  const T* row(int64_t r) const {
+  constexpr const T* row(int64_t r) const {
     return static_cast<const T*>(data) + r * row_stride;
   }
-  explicit operator bool() const { return data != nullptr; }
+  explicit constexpr operator bool() const { return data != nullptr; }
 };
 
 struct VectorView {
@@ -58,10 +58,10 @@ struct VectorView {
   int64_t size = 0;
 
   template <class T>
-  T* as() const {
+  constexpr T* as() const {
     return static_cast<T*>(data);
   }
-  explicit operator bool() const { return data != nullptr; }
+  explicit constexpr operator bool() const { return data != nullptr; }
 };
 
 struct ConstVectorView {
@@ -69,17 +69,17 @@ struct ConstVectorView {
   DType dtype = DType::kF32;
   int64_t size = 0;
 
-  ConstVectorView() = default;
-  ConstVectorView(const void* data_in, DType dtype_in, int64_t size_in)
+  constexpr ConstVectorView() = default;
+  constexpr ConstVectorView(const void* data_in, DType dtype_in, int64_t size_in)
       : data(data_in), dtype(dtype_in), size(size_in) {}
-  ConstVectorView(const VectorView& view)  // NOLINT: a mutable view is a constant one
+  constexpr ConstVectorView(const VectorView& view)  // NOLINT: a mutable view is a constant one
       : data(view.data), dtype(view.dtype), size(view.size) {}
 
   template <class T>
-  const T* as() const {
+  constexpr const T* as() const {
     return static_cast<const T*>(data);
   }
-  explicit operator bool() const { return data != nullptr; }
+  explicit constexpr operator bool() const { return data != nullptr; }
 };
 
 }  // namespace plait

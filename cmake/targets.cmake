@@ -6,7 +6,7 @@ target_compile_options(plait_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wno-missing-field-initializers
     -ffp-contract=off -fno-math-errno $<$<BOOL:${PLAIT_PRECOMPILE}>:-fpch-preprocess>>)
 # No executable exports what it took from an archive: see Protobuf in dependencies.cmake.
-target_link_options(plait_flags INTERFACE -Wl,--exclude-libs,ALL)
+target_link_options(plait_flags INTERFACE LINKER:--exclude-libs,ALL)
 if(PLAIT_SANITIZE)
   target_compile_options(plait_flags INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${PLAIT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
@@ -69,7 +69,8 @@ function(plait_test name)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} plait_test_support GTest::gmock GTest::gtest_main)
-  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests
+    PLAIT_EMULATED_DEVICE ON LINKER_LANGUAGE CXX)
   if(PLAIT_PRECOMPILE)
     target_precompile_headers(${name} REUSE_FROM plait_precompiled_tests)
   endif()

@@ -1,6 +1,7 @@
 #include "kernels/rms_norm.h"
 
 #include "kernels/cpu/rms_norm.h"
+#include "kernels/cuda/rms_norm.h"
 #include "kernels/reference/rms_norm.h"
 #include "kernels/shape_check.h"
 
@@ -10,10 +11,12 @@ namespace {
 constexpr Implementation<RmsNormForwardArgs> kForward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsRmsNormForward, cpu::RmsNormForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<RmsNormForwardArgs>, reference::RmsNormForward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsRmsNormForward, cuda::RmsNormForward},
 };
 constexpr Implementation<RmsNormBackwardArgs> kBackward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsRmsNormBackward, cpu::RmsNormBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<RmsNormBackwardArgs>, reference::RmsNormBackward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsRmsNormBackward, cuda::RmsNormBackward},
 };
 
 }  // namespace

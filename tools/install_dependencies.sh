@@ -13,7 +13,7 @@ build_packages=(
   cmake ninja-build g++ ccache pkg-config git python3 xz-utils hdf5-tools
   libabsl-dev libprotobuf-dev protobuf-compiler libhdf5-dev libdnnl-dev ocl-icd-opencl-dev
   libsentencepiece-dev libhwy-dev librandom123-dev libcli11-dev libxxhash-dev libsimdjson-dev
-  nlohmann-json3-dev libzstd-dev zlib1g-dev libicu-dev libopenmpi-dev openmpi-bin
+  nlohmann-json3-dev libzstd-dev zlib1g-dev libicu-dev libboost-context-dev libopenmpi-dev openmpi-bin
 )
 development_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev clang-format-14

@@ -1,6 +1,7 @@
 #include "kernels/rms_norm.h"
 
 #include "kernels/reference/rms_norm.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/simd_targets.h"
@@ -86,7 +87,7 @@ void ExpectImplementationsAgree() {
         SCOPED_TRACE(implementation.name);
         Case found(9, dim, dtype, weight_dtype);
         if (!implementation.accepts(found.forward()).empty()) continue;
-        ASSERT_OK(implementation.run(execution, found.forward()));
+        ASSERT_OK(RunOn(execution, implementation, found.forward()));
         ExpectSameBits("sum", found.sum, expected.sum);
         ExpectClose("y", found.y, expected.y, output);
         ExpectClose("inverse_rms", found.inverse_rms, expected.inverse_rms, f32_sum);
@@ -98,7 +99,7 @@ void ExpectImplementationsAgree() {
         Case found(9, dim, dtype, weight_dtype);
         if (!implementation.accepts(found.backward()).empty()) continue;
         ASSERT_OK(reference::RmsNormForward(execution, found.forward()));
-        ASSERT_OK(implementation.run(execution, found.backward()));
+        ASSERT_OK(RunOn(execution, implementation, found.backward()));
         // The two terms of dr nearly cancel where dim is small: the bound is that of the terms, up
         // to |dy| max s.
         ExpectClose("dr", found.dr, expected.dr, output, 8 * f32_sum * largest_inverse_rms);

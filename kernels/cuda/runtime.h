@@ -1,0 +1,25 @@
+// The devices of this process: CUDA's, or the emulated one in builds without CUDA and in tests.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/device_runtime.h"
+
+namespace plait::cuda {
+
+// Whether DeviceKind::kCuda is the emulation (kernels/cuda/emulation): for tests, slow.
+bool IsEmulated();
+
+// Devices that work can be given to; 0 where there is no driver. The emulation has one.
+int NumDevices();
+
+// The device `index`, the same object at every call. FailedPrecondition where there is none, with
+// the reason. Makes it the calling thread's current device.
+absl::StatusOr<std::shared_ptr<DeviceRuntime>> Runtime(int index);
+
+// Of a CUDA error code, Internal "what: CUDA's name and text of the code"; Ok for 0.
+absl::Status ToStatus(int code, const char* what);
+
+}  // namespace plait::cuda
