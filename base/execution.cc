@@ -63,7 +63,7 @@ absl::Status Execution::Copy(const Tensor& from, Tensor& to) {
 }
 
 absl::StatusOr<Tensor> Execution::ToHost(const Tensor& tensor) {
-  if (!tensor) return tensor;
+  if (!tensor.on_device()) return tensor;
   Tensor copy = Tensor::OnHost(tensor.dtype(), tensor.shape());
   PLAIT_RETURN_IF_ERROR(Copy(tensor, copy));
   PLAIT_RETURN_IF_ERROR(compute_.Synchronize());
@@ -71,7 +71,7 @@ absl::StatusOr<Tensor> Execution::ToHost(const Tensor& tensor) {
 }
 
 absl::StatusOr<Tensor> Execution::ToDevice(const Tensor& tensor) {
-  if (!tensor || runtime_ == nullptr) return tensor;
+  if (!tensor || runtime_ == nullptr || tensor.on_device()) return tensor;
   Tensor copy = Empty(tensor.dtype(), tensor.shape());
   PLAIT_RETURN_IF_ERROR(Copy(tensor, copy));
   return copy;

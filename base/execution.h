@@ -49,9 +49,9 @@ class Execution {
   // bytes in both. Host memory that is read must stay as it is until the stream has come so far.
   absl::Status FillZero(Tensor& tensor);
   absl::Status Copy(const Tensor& from, Tensor& to);
-  // A copy on the host; waits for the compute stream.
+  // A copy on the host, after waiting for the compute stream; the tensor itself where it is there.
   absl::StatusOr<Tensor> ToHost(const Tensor& tensor);
-  // A copy on this device (the tensor itself on the CPU).
+  // A copy on this device; the tensor itself where it is there.
   absl::StatusOr<Tensor> ToDevice(const Tensor& tensor);
 
   // Gives outstanding communication a chance to move. Called between kernels.

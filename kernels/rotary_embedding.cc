@@ -30,7 +30,8 @@ absl::Status RotaryEmbedding(Execution& execution, const RotaryEmbeddingArgs& ar
   PLAIT_RETURN_IF_ERROR(CheckMatrix("x", args.x, args.x.rows, args.heads * args.head_dim));
   if (args.positions == nullptr && args.x.rows > 0)
     return absl::InvalidArgumentError("positions: no data");
-  for (int64_t t = 0; t < args.x.rows; ++t) {
+  const bool on_host = execution.device().kind == DeviceKind::kCpu;
+  for (int64_t t = 0; on_host && t < args.x.rows; ++t) {
     if (args.positions[t] < 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("positions[", t, "]: expected 0 or more, got ", args.positions[t]));

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "kernels/elementwise.h"
 #include "parallel/element_reduction.h"
 
 namespace plait {
@@ -86,7 +87,7 @@ absl::StatusOr<std::unique_ptr<ParameterSharder>> ParameterSharder::Create(
     return absl::UnimplementedError(
         "reduction CANONICAL: only without an expert axis; set parallel.expert = 1");
   }
-  std::unique_ptr<ParameterSharder> sharder(new ParameterSharder(mesh));
+  std::unique_ptr<ParameterSharder> sharder(new ParameterSharder(execution, mesh));
   sharder->units_ = std::move(units);
   sharder->options_ = options;
   PLAIT_RETURN_IF_ERROR(sharder->LayOut(execution));
@@ -302,10 +303,11 @@ absl::Status ParameterSharder::Reshard(Execution& execution, int unit) {
   return absl::OkStatus();
 }
 
-void ParameterSharder::ZeroGradients() {
+absl::Status ParameterSharder::ZeroGradients() {
   for (Tensor& gradients : gradients_) {
-    if (gradients) gradients.FillZero();
+    if (gradients) PLAIT_RETURN_IF_ERROR(execution_.FillZero(gradients));
   }
+  return absl::OkStatus();
 }
 
 absl::Status ParameterSharder::PrepareGradients(Execution& execution, int unit) {
@@ -493,9 +495,10 @@ absl::Status ParameterSharder::PublishValues() {
 
 absl::Status ParameterSharder::RefreshComputeValues() {
   for (ShardedParameter& parameter : sharded_) {
-    if (parameter.compute.dtype() == DType::kBf16) {
-      ConvertElements(parameter.master.vector(), parameter.compute.vector());
-    }
+    if (parameter.compute.dtype() != DType::kBf16 || parameter.compute.num_elements() == 0)
+      continue;
+    PLAIT_RETURN_IF_ERROR(ScaledAdd(execution_, {.b = std::as_const(parameter.master).matrix(),
+                                                 .out = parameter.compute.matrix()}));
   }
   return PublishValues();
 }

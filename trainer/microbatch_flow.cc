@@ -72,6 +72,7 @@ absl::StatusOr<const Microbatch*> MicrobatchFlow::microbatch(int64_t index) {
     return &found->second;
   }
   PLAIT_ASSIGN_OR_RETURN(Microbatch microbatch, read_(index));
+  PLAIT_RETURN_IF_ERROR(microbatch.layout.MoveTo(execution_));
   return &microbatches_.emplace(index, std::move(microbatch)).first->second;
 }
 

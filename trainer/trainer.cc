@@ -226,7 +226,7 @@ absl::Status Trainer::State::StartOrResume() {
     PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, Restore(*reader)));
     PLAIT_RETURN_IF_ERROR(runtime.sharder->RefreshComputeValues());
     PLAIT_ASSIGN_OR_RETURN(resumed_digest,
-                           ParameterDigest(*runtime.mesh, runtime.sharder->sharded()));
+                           ParameterDigest(execution, *runtime.mesh, runtime.sharder->sharded()));
   } else {
     PLAIT_RETURN_IF_ERROR(TakeWeights(*reader));
   }
@@ -278,8 +278,10 @@ absl::Status Trainer::State::Restore(const CheckpointReader& reader) {
         absl::StrCat("recipe stages: their steps are ", TotalSteps(recipe), " together, ",
                      reader.folder(), " has ", description.step, " already; ask for more steps"));
   }
-  NamedState state = SavedState();
+  NamedState own = SavedState();
+  PLAIT_ASSIGN_OR_RETURN(NamedState state, OnHost(execution, own));
   PLAIT_RETURN_IF_ERROR(reader.Load(UnaskedTensors::kRefuse, state));
+  PLAIT_RETURN_IF_ERROR(CopyFromHost(execution, state, own));
   if (state.texts[kDataFingerprint] != source->fingerprint()) {
     return absl::FailedPreconditionError(
         absl::StrCat(recipe.data().path(), ": is not the data that ", reader.folder(),
@@ -372,7 +374,7 @@ absl::Status Trainer::State::FinishStep(const StepMetrics& step_metrics) {
   if (const int64_t digests = recipe.debug().parameter_digest_every_steps();
       digests > 0 && step % digests == 0) {
     PLAIT_ASSIGN_OR_RETURN(complete.parameter_digest,
-                           ParameterDigest(*runtime.mesh, runtime.sharder->sharded()));
+                           ParameterDigest(execution, *runtime.mesh, runtime.sharder->sharded()));
   }
   PLAIT_RETURN_IF_ERROR(record.WriteStep(complete));
   if (log) LogInfo(ConsoleLine(complete, TotalSteps(recipe)));
@@ -428,7 +430,7 @@ absl::Status Trainer::State::Save() {
                          .recipe_digest = RecipeDigest(recipe),
                          .model_digest = ModelDigest(recipe),
                          .tokenizer_digest = source->tokenizer_digest()};
-  content.state = SavedState();
+  PLAIT_ASSIGN_OR_RETURN(content.state, OnHost(execution, SavedState()));
   content.attachments = attachments;
   for (const auto& [name, bytes] : tokenizer) content.attachments[name] = bytes;
   PLAIT_ASSIGN_OR_RETURN(checkpoint, writer->Save(content));
@@ -436,7 +438,7 @@ absl::Status Trainer::State::Save() {
   const double seconds = SecondsSince(start);
   LogInfo(absl::StrFormat("step %d saved: %s, %.2f s", step, checkpoint, seconds));
   PLAIT_ASSIGN_OR_RETURN(const std::string digest,
-                         ParameterDigest(*runtime.mesh, runtime.sharder->sharded()));
+                         ParameterDigest(execution, *runtime.mesh, runtime.sharder->sharded()));
   return record.WriteCheckpoint(step, checkpoint, digest, seconds);
 }
 
@@ -481,7 +483,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Recipe& recipe,
   PLAIT_RETURN_IF_ERROR(CheckSameText(world, "the recipe", RecipeText(recipe)));
   PLAIT_ASSIGN_OR_RETURN(const HostShare host, ShareOfHost(world));
   PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options,
-                         ExecutionOptionsFor(recipe, host.fair_threads));
+                         ExecutionOptionsFor(recipe, host.fair_threads, host.rank_on_host));
   world.ledger().set_check(recipe.debug().check_collectives());
   // Data and checkpoints are read from here on.
   const CollectiveLedger::Patience patience(world.ledger());

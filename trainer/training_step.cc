@@ -65,7 +65,7 @@ absl::StatusOr<StepResult> TrainingStep::Run(std::span<const Batch> microbatches
 
   // 2. Forward and backward of every microbatch, in the order of the pipeline's schedule; gradients
   // add up.
-  sharder.ZeroGradients();
+  PLAIT_RETURN_IF_ERROR(sharder.ZeroGradients());
   std::vector<MicrobatchLosses> losses(microbatches.size());
   MicrobatchFlow flow(execution_, runtime_, [&](int64_t j) {
     const Batch& batch = microbatches[static_cast<size_t>(j)];

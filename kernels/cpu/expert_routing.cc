@@ -221,8 +221,8 @@ absl::Status ExpertPermutation(Execution& execution, const ExpertPermutationArgs
     int32_t* first = next + chunk * args.experts;
     for (int64_t i = chunk * chunk_rows; i < end; ++i) {
       const int32_t to = first[args.choices[i]]++;
-      args.row_token[to] = static_cast<int32_t>(i / args.experts_per_token);
-      args.token_row[i] = to;
+      args.row_token[to] = args.first_token + static_cast<int32_t>(i / args.experts_per_token);
+      args.token_row[i] = args.first_row + to;
     }
   }
   return absl::OkStatus();

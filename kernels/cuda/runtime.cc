@@ -120,6 +120,7 @@ constexpr int kMaxDevices = 64;
 }  // namespace
 
 bool IsEmulated() { return false; }
+void AllowEmulation() {}
 
 int NumDevices() {
   int count = 0;

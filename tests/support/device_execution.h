@@ -12,6 +12,7 @@ namespace plait {
 // Null where there is no device.
 inline Execution* CudaExecution() {
   static Execution* const execution = [] {
+    cuda::AllowEmulation();
     auto runtime = cuda::Runtime(0);
     if (!runtime.ok()) return static_cast<Execution*>(nullptr);
     return new Execution({.device = {DeviceKind::kCuda, 0}, .runtime = *runtime});

@@ -136,12 +136,21 @@ class EmulatedRuntime : public DeviceRuntime {
 
 namespace cuda {
 
+namespace {
+std::atomic<bool> allowed = false;
+}  // namespace
+
 bool IsEmulated() { return true; }
-int NumDevices() { return 1; }
+void AllowEmulation() { allowed = true; }
+int NumDevices() { return allowed ? 1 : 0; }
 
 absl::StatusOr<std::shared_ptr<DeviceRuntime>> Runtime(int index) {
   static const auto& runtime =
       *new std::shared_ptr<DeviceRuntime>(std::make_shared<emulation::EmulatedRuntime>());
+  if (!allowed) {
+    return absl::FailedPreconditionError(
+        "this plait was built without CUDA; build it where nvcc is found");
+  }
   if (index != 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("there is no CUDA device ", index, "; the emulation has one"));
