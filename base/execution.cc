@@ -37,6 +37,11 @@ Execution::Execution(const ExecutionOptions& options)
   PLAIT_CHECK((device_.kind == DeviceKind::kCpu) == (runtime_ == nullptr));
 }
 
+Stream& Execution::communication_after_compute() {
+  if (runtime_ != nullptr) PLAIT_CHECK(communication_.Wait(compute_.Record()).ok());
+  return communication_;
+}
+
 Tensor Execution::Zeros(DType dtype, const Shape& shape) {
   Tensor tensor = Empty(dtype, shape);
   PLAIT_CHECK(FillZero(tensor).ok());

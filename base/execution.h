@@ -36,6 +36,9 @@ class Execution {
   int num_threads() const { return num_threads_; }
   Stream& compute() { return compute_; }
   Stream& communication() { return communication_; }
+  // The communication stream, which from here on waits for what the compute stream was given so
+  // far: what a collective reads is ready, and what it writes is no longer in use.
+  Stream& communication_after_compute();
   Stream& copy() { return copy_; }
   Allocator& allocator() { return *allocator_; }
   const Allocator& allocator() const { return *allocator_; }

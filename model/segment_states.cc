@@ -59,8 +59,9 @@ bool SegmentStates::AnyDocumentCrosses(const SequenceLayout& layout) const {
 
 absl::StatusOr<Tensor> SegmentStates::Gather(Execution& execution, const Tensor& own) const {
   Tensor all = execution.Empty(own.dtype(), {ranks_->size() * own.shape()[0], own.shape()[1]});
-  PLAIT_ASSIGN_OR_RETURN(const Event gathered,
-                         ranks_->AllGather(execution.communication(), own.vector(), all.vector()));
+  PLAIT_ASSIGN_OR_RETURN(
+      const Event gathered,
+      ranks_->AllGather(execution.communication_after_compute(), own.vector(), all.vector()));
   PLAIT_RETURN_IF_ERROR(execution.compute().Wait(gathered));
   return all;
 }

@@ -37,7 +37,7 @@ absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const Devi
     result.squared.push_back(squared);
   }
   // Without the replicas, ranks hold disjoint parts of the parameters.
-  PLAIT_RETURN_IF_ERROR(sum.Reduce(execution, mesh.model()));
+  PLAIT_RETURN_IF_ERROR(sum.Reduce(mesh.model()));
   result.norm = std::sqrt(sum.Total());
   return result;
 }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "parallel/host_collectives.h"
 
 namespace plait {
 
@@ -31,7 +32,7 @@ absl::StatusOr<std::shared_ptr<const ExpertSchedule>> ExpertExchange::Schedule(
                           .experts_per_token = experts_per_token,
                           .wave_tokens = wave_tokens};
   const int64_t slices = ExpertSchedule::NumSlices(sizes);
-  Tensor own = execution.Zeros(DType::kI32, {slices, experts_});
+  Tensor own = Tensor::OnHost(DType::kI32, {slices, experts_});
   const int64_t slice_rows = ExpertSchedule::SliceTokens(sizes) * experts_per_token;
   for (int64_t i = 0; i < tokens * experts_per_token; ++i) {
     const int64_t expert = choices[i];
@@ -41,12 +42,8 @@ absl::StatusOr<std::shared_ptr<const ExpertSchedule>> ExpertExchange::Schedule(
     }
     ++own.data<int32_t>()[i / slice_rows * experts_ + expert];
   }
-  Tensor all = execution.Empty(DType::kI32, {ranks_->size() * slices, experts_});
-  PLAIT_ASSIGN_OR_RETURN(
-      const Event told,
-      ranks_->AllGather(execution.communication(), std::as_const(own).vector(), all.vector()));
-  PLAIT_RETURN_IF_ERROR(told.Synchronize());
-  return std::make_shared<const ExpertSchedule>(sizes, std::as_const(all).values<int32_t>());
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, GatherOnHost(*ranks_, own));
+  return std::make_shared<const ExpertSchedule>(sizes, all.values<int32_t>());
 }
 
 ExpertExchange::Plan ExpertExchange::PlanOf(Execution& execution,
@@ -104,7 +101,7 @@ absl::StatusOr<ExpertExchange::Transfer> ExpertExchange::Move(Execution& executi
   Transfer transfer;
   transfer.source_ = std::move(rows);
   transfer.rows_ = execution.Empty(transfer.source_.dtype(), {num_received, width});
-  PLAIT_ASSIGN_OR_RETURN(transfer.done_, ranks_->AllToAll(execution.communication(),
+  PLAIT_ASSIGN_OR_RETURN(transfer.done_, ranks_->AllToAll(execution.communication_after_compute(),
                                                           std::as_const(transfer.source_).vector(),
                                                           out, transfer.rows_.vector(), in));
   return transfer;

@@ -161,6 +161,7 @@ class ParameterSharder {
   Execution& execution_;
   const DeviceMesh& mesh_;
   SharderOptions options_;
+  bool shares_memory_ = false;  // ranks of one host do
   std::vector<ParameterUnit> units_;
   std::vector<std::vector<Section>> sections_;  // by unit
   std::vector<ShardedParameter> sharded_;

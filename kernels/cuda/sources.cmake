@@ -3,6 +3,7 @@
 set(PLAIT_DEVICE_SOURCES
   device_copies.cc
   indexed_numbers.cu
+  piece_sum.cu
   real_sums.cu
   rms_norm.cu
   vocabulary_merge.cu)
