@@ -2,6 +2,7 @@
 # compiler for the emulation.
 set(PLAIT_DEVICE_SOURCES
   device_copies.cc
+  elementwise.cu
   gated_activation.cu
   rms_norm.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.

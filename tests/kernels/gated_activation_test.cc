@@ -131,27 +131,32 @@ TEST(GatedActivationTest, LargeGatesSaturate) {
   });
 }
 
-// gate and up are the halves of one projection's output, rows apart by its full width; of odd width
-// no row but the first is aligned.
+// gate, up and out lie beside each other, rows apart by the full width; between them is what nobody
+// may touch. A width of 37 leaves part of a vector, a place of 49 aligns no row.
 TEST(GatedActivationTest, TakesColumnsOfAWiderMatrix) {
   Execution execution;
-  for (const int64_t dim : {40, 37}) {
-    Case whole(9, dim, DType::kF32);
-    Tensor joined = Tensor::OnHost(DType::kF32, {9, 2 * dim});
-    for (int64_t row = 0; row < 9; ++row) {
-      float* to = joined.data<float>() + row * 2 * dim;
-      std::copy_n(whole.gate.data<float>() + row * dim, dim, to);
-      std::copy_n(whole.up.data<float>() + row * dim, dim, to + dim);
-    }
+  for (const auto& [dim, place] : {std::pair<int64_t, int64_t>{40, 48}, {37, 48}, {37, 49}}) {
     for (const auto& implementation : GatedActivationForwardImplementations()) {
-      SCOPED_TRACE(implementation.name);
-      Case halves(9, dim, DType::kF32);
-      GatedActivationForwardArgs args = halves.forward();
-      args.gate = joined.columns(0, dim);
-      args.up = joined.columns(dim, dim);
+      SCOPED_TRACE(testing::Message() << implementation.name << " " << dim << " at " << place);
+      Case whole(9, dim, DType::kF32);
       ASSERT_OK(RunOn(execution, implementation, whole.forward()));
-      ASSERT_OK(RunOn(execution, implementation, args));
-      ExpectSameBits("out", halves.out, whole.out);
+      Tensor joined = UniformTensor({9, 3 * place}, 6, DType::kF32);
+      Tensor expected = joined.Clone();
+      for (int64_t row = 0; row < 9; ++row) {
+        for (Tensor* tensor : {&joined, &expected}) {
+          float* to = tensor->data<float>() + row * 3 * place;
+          std::copy_n(whole.gate.data<float>() + row * dim, dim, to);
+          std::copy_n(whole.up.data<float>() + row * dim, dim, to + place);
+        }
+        std::copy_n(whole.out.data<float>() + row * dim, dim,
+                    expected.data<float>() + (row * 3 + 2) * place);
+      }
+      ASSERT_OK(RunOn(execution, implementation,
+                      {.gate = joined.columns(0, dim),
+                       .up = joined.columns(place, dim),
+                       .row_weight = whole.WeightView(),
+                       .out = joined.columns(2 * place, dim)}));
+      ExpectSameBits("joined", joined, expected);
     }
   }
 }
