@@ -4,7 +4,8 @@ set(PLAIT_DEVICE_SOURCES
   device_copies.cc
   elementwise.cu
   gated_activation.cu
-  rms_norm.cu)
+  rms_norm.cu
+  rotary_embedding.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
   runtime.cc)
