@@ -3,6 +3,7 @@
 set(PLAIT_DEVICE_SOURCES
   device_copies.cc
   elementwise.cu
+  embedding.cu
   gated_activation.cu
   rms_norm.cu
   rotary_embedding.cu)
