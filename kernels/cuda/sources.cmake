@@ -5,6 +5,7 @@ set(PLAIT_DEVICE_SOURCES
   elementwise.cu
   embedding.cu
   gated_activation.cu
+  optimizer_update.cu
   rms_norm.cu
   rotary_embedding.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
