@@ -7,7 +7,8 @@ set(PLAIT_DEVICE_SOURCES
   gated_activation.cu
   optimizer_update.cu
   rms_norm.cu
-  rotary_embedding.cu)
+  rotary_embedding.cu
+  token_cross_entropy.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
   runtime.cc)
