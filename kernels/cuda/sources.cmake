@@ -1,6 +1,7 @@
 # Kernels over kernels/cuda/device.h, and what their launches share: compiled by nvcc for a device and by the host
 # compiler for the emulation.
 set(PLAIT_DEVICE_SOURCES
+  attention_merge.cu
   device_copies.cc
   elementwise.cu
   embedding.cu
