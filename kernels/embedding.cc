@@ -1,6 +1,7 @@
 #include "kernels/embedding.h"
 
 #include "kernels/cpu/embedding.h"
+#include "kernels/cuda/embedding.h"
 #include "kernels/reference/embedding.h"
 #include "kernels/shape_check.h"
 
@@ -10,11 +11,13 @@ namespace {
 constexpr Implementation<EmbeddingForwardArgs> kForward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsEmbeddingForward, cpu::EmbeddingForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<EmbeddingForwardArgs>, reference::EmbeddingForward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsEmbeddingForward, cuda::EmbeddingForward},
 };
 constexpr Implementation<EmbeddingBackwardArgs> kBackward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsEmbeddingBackward, cpu::EmbeddingBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<EmbeddingBackwardArgs>,
      reference::EmbeddingBackward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsEmbeddingBackward, cuda::EmbeddingBackward},
 };
 
 // On a device ids are not looked at: whoever moved them there has.

@@ -1,6 +1,7 @@
 #include "kernels/rotary_embedding.h"
 
 #include "kernels/cpu/rotary_embedding.h"
+#include "kernels/cuda/rotary_embedding.h"
 #include "kernels/reference/rotary_embedding.h"
 #include "kernels/shape_check.h"
 
@@ -10,6 +11,7 @@ namespace {
 constexpr Implementation<RotaryEmbeddingArgs> kImplementations[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsRotaryEmbedding, cpu::RotaryEmbedding},
     {"reference", DeviceKind::kCpu, AcceptsAll<RotaryEmbeddingArgs>, reference::RotaryEmbedding},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsRotaryEmbedding, cuda::RotaryEmbedding},
 };
 
 }  // namespace

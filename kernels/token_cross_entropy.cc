@@ -1,6 +1,7 @@
 #include "kernels/token_cross_entropy.h"
 
 #include "kernels/cpu/token_cross_entropy.h"
+#include "kernels/cuda/token_cross_entropy.h"
 #include "kernels/reference/element.h"
 #include "kernels/reference/token_cross_entropy.h"
 #include "kernels/shape_check.h"
@@ -12,6 +13,7 @@ constexpr Implementation<TokenCrossEntropyArgs> kImplementations[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsTokenCrossEntropy, cpu::TokenCrossEntropy},
     {"reference", DeviceKind::kCpu, AcceptsAll<TokenCrossEntropyArgs>,
      reference::TokenCrossEntropy},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsTokenCrossEntropy, cuda::TokenCrossEntropy},
 };
 
 // On a device targets are not looked at: whoever moved them there has.

@@ -2,10 +2,17 @@
 # compiler for the emulation.
 set(PLAIT_DEVICE_SOURCES
   device_copies.cc
+  attention_merge.cu
+  elementwise.cu
+  embedding.cu
+  gated_activation.cu
   indexed_numbers.cu
+  optimizer_update.cu
   piece_sum.cu
   real_sums.cu
   rms_norm.cu
+  rotary_embedding.cu
+  token_cross_entropy.cu
   vocabulary_merge.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
