@@ -3,7 +3,9 @@
 set(PLAIT_DEVICE_SOURCES
   device_copies.cc
   expert_routing.cu
+  matmul.cu
   rms_norm.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
+  library_product.cc
   runtime.cc)
