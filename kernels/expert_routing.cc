@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "kernels/cpu/expert_routing.h"
+#include "kernels/cuda/expert_routing.h"
 #include "kernels/reference/expert_routing.h"
 #include "kernels/shape_check.h"
 
@@ -12,19 +13,23 @@ namespace {
 constexpr Implementation<RouterForwardArgs> kRouterForward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsRouterForward, cpu::RouterForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<RouterForwardArgs>, reference::RouterForward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsRouterForward, cuda::RouterForward},
 };
 constexpr Implementation<RouterBackwardArgs> kRouterBackward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsRouterBackward, cpu::RouterBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<RouterBackwardArgs>, reference::RouterBackward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsRouterBackward, cuda::RouterBackward},
 };
 constexpr Implementation<ExpertPermutationArgs> kExpertPermutation[] = {
     {"threaded", DeviceKind::kCpu, AcceptsAll<ExpertPermutationArgs>, cpu::ExpertPermutation},
     {"reference", DeviceKind::kCpu, AcceptsAll<ExpertPermutationArgs>,
      reference::ExpertPermutation},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsExpertPermutation, cuda::ExpertPermutation},
 };
 constexpr Implementation<CombineRowsArgs> kCombineRows[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsCombineRows, cpu::CombineRows},
     {"reference", DeviceKind::kCpu, AcceptsAll<CombineRowsArgs>, reference::CombineRows},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsCombineRows, cuda::CombineRows},
 };
 
 absl::Status CheckExpertsPerToken(int64_t experts_per_token, int64_t experts) {

@@ -5,8 +5,10 @@ set(PLAIT_DEVICE_SOURCES
   attention_merge.cu
   elementwise.cu
   embedding.cu
+  expert_routing.cu
   gated_activation.cu
   indexed_numbers.cu
+  matmul.cu
   optimizer_update.cu
   piece_sum.cu
   real_sums.cu
@@ -16,4 +18,5 @@ set(PLAIT_DEVICE_SOURCES
   vocabulary_merge.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
+  library_product.cc
   runtime.cc)
