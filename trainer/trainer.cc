@@ -482,12 +482,12 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Recipe& recipe,
   Communicator& world = *complete.world;
   PLAIT_RETURN_IF_ERROR(CheckSameText(world, "the recipe", RecipeText(recipe)));
   PLAIT_ASSIGN_OR_RETURN(const HostShare host, ShareOfHost(world));
-  PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options,
-                         ExecutionOptionsFor(recipe, host.fair_threads, host.rank_on_host));
+  const auto execution_options = ExecutionOptionsFor(recipe, host.fair_threads, host.rank_on_host);
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, execution_options.status()));
   world.ledger().set_check(recipe.debug().check_collectives());
   // Data and checkpoints are read from here on.
   const CollectiveLedger::Patience patience(world.ledger());
-  auto state = std::make_unique<State>(recipe, complete, execution_options);
+  auto state = std::make_unique<State>(recipe, complete, *execution_options);
   state->fair_cores = host.fair_cores;
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, state->OpenData()));
   PLAIT_RETURN_IF_ERROR(CheckSameText(world, "the data", state->source->fingerprint()));
@@ -500,9 +500,11 @@ absl::StatusOr<RunResult> Trainer::Run() {
   State& run = *state_;
   const double ready_seconds = SecondsSinceProcessStart();
   LogInfo(absl::StrFormat(
-      "%d parameters, %d rank%s of %d threads, ready %.2f s after the process started",
+      "%d parameters, %d rank%s of %s, ready %.2f s after the process started",
       run.parameters.total, run.options.world->size(), run.options.world->size() == 1 ? "" : "s",
-      run.execution.num_threads(), ready_seconds));
+      run.execution.runtime() != nullptr ? run.execution.runtime()->DeviceName()
+                                         : absl::StrCat(run.execution.num_threads(), " threads"),
+      ready_seconds));
   PLAIT_RETURN_IF_ERROR(run.record.WriteStart(
       run.step, RecipeDigest(run.recipe), run.parameters.total, ready_seconds, run.resumed_digest));
   if (run.step == 0) PLAIT_RETURN_IF_ERROR(run.Evaluate());

@@ -224,6 +224,14 @@ TEST(ExpertRoutingTest, PermutationSortsByExpertThenToken) {
     EXPECT_THAT(Values(p.offsets), ElementsAre(0, 2, 4, 8));
     EXPECT_THAT(Values(p.row_token), ElementsAre(0, 2, 1, 3, 0, 1, 2, 3));
     EXPECT_THAT(Values(p.token_row), ElementsAre(4, 0, 5, 2, 1, 6, 3, 7));
+
+    ExpertPermutationArgs part = p.args();
+    part.first_token = 10;
+    part.first_row = 100;
+    ASSERT_OK(RunOn(execution, implementation, part));
+    EXPECT_THAT(Values(p.offsets), ElementsAre(0, 2, 4, 8));
+    EXPECT_THAT(Values(p.row_token), ElementsAre(10, 12, 11, 13, 10, 11, 12, 13));
+    EXPECT_THAT(Values(p.token_row), ElementsAre(104, 100, 105, 102, 101, 106, 103, 107));
   }
 }
 
