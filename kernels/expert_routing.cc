@@ -38,16 +38,16 @@ absl::Status CheckExpertsPerToken(int64_t experts_per_token, int64_t experts) {
                                                  " experts, got ", experts_per_token));
 }
 
-// Host values below `limit`; device memory is not looked at.
+// Host values from `first` on, fewer than `limit` past it; device memory is not looked at.
 absl::Status CheckIndices(const Execution& execution, absl::string_view name, const int32_t* values,
-                          int64_t size, int64_t limit) {
+                          int64_t size, int64_t limit, int64_t first = 0) {
   if (size > 0 && values == nullptr)
     return absl::InvalidArgumentError(absl::StrCat(name, ": no data"));
   if (execution.device().kind != DeviceKind::kCpu) return absl::OkStatus();
   for (int64_t i = 0; i < size; ++i) {
-    if (values[i] < 0 || values[i] >= limit) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(name, "[", i, "]: expected 0 to ", limit - 1, ", got ", values[i]));
+    if (values[i] < first || values[i] - first >= limit) {
+      return absl::InvalidArgumentError(absl::StrCat(name, "[", i, "]: expected ", first, " to ",
+                                                     first + limit - 1, ", got ", values[i]));
     }
   }
   return absl::OkStatus();
@@ -118,7 +118,8 @@ absl::Status CombineRows(Execution& execution, const CombineRowsArgs& args) {
   const int64_t rows = tokens * args.experts_per_token;
   PLAIT_RETURN_IF_ERROR(CheckMatrix("out", args.out, tokens, dim));
   PLAIT_RETURN_IF_ERROR(CheckMatrix("rows", args.rows, rows, dim));
-  PLAIT_RETURN_IF_ERROR(CheckIndices(execution, "token_row", args.token_row, rows, rows));
+  PLAIT_RETURN_IF_ERROR(
+      CheckIndices(execution, "token_row", args.token_row, rows, rows, args.first_row));
   if (tokens == 0 || dim == 0) return absl::OkStatus();
   return RunFirstAccepted(execution, "combine rows", CombineRowsImplementations(), args);
 }

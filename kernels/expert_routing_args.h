@@ -53,11 +53,12 @@ struct ExpertPermutationArgs {
   int32_t* token_row = nullptr;  // [tokens, experts_per_token]: sorted row of each pair
 };
 
-// out[t] = sum over j, in order, of rows[token_row[t, j]] (f32 sum, one rounding): the combine
-// after the experts, and the gradient of the dispatch.
+// out[t] = sum over j, in order, of rows[token_row[t, j] - first_row] (f32 sum, one rounding): the
+// combine after the experts, and the gradient of the dispatch.
 struct CombineRowsArgs {
   ConstMatrixView rows;                // [rows, dim]
   const int32_t* token_row = nullptr;  // [tokens, experts_per_token]
+  int32_t first_row = 0;
   int64_t experts_per_token = 0;
   MatrixView out;  // [tokens, dim], overwritten
 };

@@ -46,8 +46,8 @@ absl::StatusOr<std::shared_ptr<const ExpertSchedule>> ExpertExchange::Schedule(
   return std::make_shared<const ExpertSchedule>(sizes, all.values<int32_t>());
 }
 
-ExpertExchange::Plan ExpertExchange::PlanOf(Execution& execution,
-                                            const ExpertSchedule::Wave& wave) const {
+absl::StatusOr<ExpertExchange::Plan> ExpertExchange::PlanOf(
+    Execution& execution, const ExpertSchedule::Wave& wave) const {
   const int64_t ranks = ranks_->size(), own = own_experts(), first = first_expert();
   const auto rows = [&](int64_t from, int64_t expert) {
     return wave.rows[static_cast<size_t>(from * experts_ + expert)];
@@ -67,20 +67,22 @@ ExpertExchange::Plan ExpertExchange::PlanOf(Execution& execution,
     plan.sent.push_back(sent);
     plan.received.push_back(received - before);
   }
-  plan.offsets = execution.Zeros(DType::kI32, {own + 1});
-  plan.arrival = execution.Empty(DType::kI32, {received});
-  plan.place = execution.Empty(DType::kI32, {received});
+  plan.offsets = Tensor::OnHost(DType::kI32, {own + 1});
+  Tensor arrivals = Tensor::OnHost(DType::kI32, {received});
+  Tensor places = Tensor::OnHost(DType::kI32, {received});
   int32_t next = 0;
   for (int64_t e = 0; e < own; ++e) {
     for (int64_t rank = 0; rank < ranks; ++rank) {
       const int32_t begin = arrival[static_cast<size_t>(rank * own + e)];
       for (int32_t row = begin; row < begin + rows(rank, first + e); ++row) {
-        plan.place.data<int32_t>()[row] = next;
-        plan.arrival.data<int32_t>()[next++] = row;
+        places.data<int32_t>()[row] = next;
+        arrivals.data<int32_t>()[next++] = row;
       }
     }
     plan.offsets.data<int32_t>()[e + 1] = next;
   }
+  PLAIT_ASSIGN_OR_RETURN(plan.arrival, execution.ToDevice(arrivals));
+  PLAIT_ASSIGN_OR_RETURN(plan.place, execution.ToDevice(places));
   return plan;
 }
 

@@ -123,9 +123,9 @@ void Combine(const CombineRowsArgs& args, int num_threads) {
     const int32_t* rows = args.token_row + t * chosen;
     T* out = args.out.row<T>(t);
     ForEachVector(args.out.columns, [&](int64_t i, size_t count) {
-      auto sum = LoadSome(args.rows.row<T>(rows[0]) + i, count);
+      auto sum = LoadSome(args.rows.row<T>(rows[0] - args.first_row) + i, count);
       for (int64_t j = 1; j < chosen; ++j) {
-        sum = hn::Add(sum, LoadSome(args.rows.row<T>(rows[j]) + i, count));
+        sum = hn::Add(sum, LoadSome(args.rows.row<T>(rows[j] - args.first_row) + i, count));
       }
       StoreSome(sum, out + i, count);
     });

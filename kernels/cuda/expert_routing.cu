@@ -248,8 +248,8 @@ __global__ void __launch_bounds__(kBlockThreads) CombineRowsKernel(CombineRowsAr
        d += int64_t{blockDim.x} * kCount) {
     A sums[kCount] = {};
     for (int64_t j = 0; j < args.experts_per_token; ++j) {
-      const auto values =
-          *reinterpret_cast<const Pack<T, kCount>*>(args.rows.row<T>(token_row[j]) + d);
+      const auto values = *reinterpret_cast<const Pack<T, kCount>*>(
+          args.rows.row<T>(token_row[j] - args.first_row) + d);
       PLAIT_UNROLL
       for (int i = 0; i < kCount; ++i) sums[i] += Load(values.values[i]);
     }

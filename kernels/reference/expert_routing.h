@@ -84,7 +84,7 @@ inline absl::Status CombineRows(Execution&, const CombineRowsArgs& args) {
     for (int64_t d = 0; d < args.out.columns; ++d) {
       double sum = 0;
       for (int64_t j = 0; j < args.experts_per_token; ++j) {
-        sum += Get(args.rows, args.token_row[t * args.experts_per_token + j], d);
+        sum += Get(args.rows, args.token_row[t * args.experts_per_token + j] - args.first_row, d);
       }
       Set(args.out, t, d, sum);
     }

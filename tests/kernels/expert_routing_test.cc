@@ -305,6 +305,28 @@ void ExpectCombinesAgree() {
   }
 }
 
+// Rows that are part of more: the second half of the sorted rows of four tokens.
+TEST(ExpertRoutingTest, CombinesOfRowsThatAreCountedFromAnother) {
+  Execution execution;
+  const Tensor rows = UniformTensor({4, 3}, 1, DType::kF32);
+  const Tensor token_row = Tensor::FromValues<int32_t>({4}, {7, 4, 5, 6});
+  for (const auto& implementation : CombineRowsImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Tensor out = Tensor::OnHost(DType::kF32, {2, 3});
+    ASSERT_OK(RunOn(execution, implementation,
+                    {.rows = rows.matrix(),
+                     .token_row = token_row.data<int32_t>(),
+                     .first_row = 4,
+                     .experts_per_token = 2,
+                     .out = out.matrix()}));
+    for (int64_t d = 0; d < 3; ++d) {
+      const auto at = [&](int64_t row) { return rows.data<float>()[row * 3 + d]; };
+      EXPECT_EQ(out.data<float>()[d], at(3) + at(0));
+      EXPECT_EQ(out.data<float>()[3 + d], at(1) + at(2));
+    }
+  }
+}
+
 TEST(ExpertRoutingTest, CombinesAgreeWithTheReference) { ForEachSimdTarget(ExpectCombinesAgree); }
 
 // Rows that begin between the multiples of a vector, and neighbours that must stay as they are.
