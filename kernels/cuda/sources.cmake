@@ -3,6 +3,8 @@
 set(PLAIT_DEVICE_SOURCES
   device_copies.cc
   expert_routing.cu
+  grouped_matmul.cu
+  library_grouped_matmul.cc
   matmul.cu
   rms_norm.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
