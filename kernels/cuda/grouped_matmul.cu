@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -21,7 +22,7 @@ struct GroupTiles {
 // By warps, on tensor cores, for bf16.
 template <class T, Along kA, Along kB, class Write>
 __device__ __forceinline__ void Multiply(const TileOperand<T>& a, const TileOperand<T>& b,
-                                         int64_t inner, const Write& write) {
+                                         int inner, const Write& write) {
   if constexpr (std::is_same_v<T, BFloat16>) {
     MultiplyTileByWarps<kA, kB>(a, b, inner, write);
   } else {
@@ -48,25 +49,27 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     }
   }
   const int64_t begin = groups.offsets[g] + (tile - groups.tiles[g]) * kOuter;
-  const int64_t rows = groups.offsets[g + 1] - begin;
-  const int64_t k = args.a.columns, n = args.c.columns;
+  const int rows = static_cast<int>(groups.offsets[g + 1] - begin);
+  const int k = static_cast<int>(args.a.columns);
+  const int64_t n = args.c.columns;
   const T* weights = args.b.row<T>(g * (kB == Along::kInner ? n : k));
+  const int columns = static_cast<int>(n - first_column);
   TileOperand<T> a = {args.a.row<T>(0), args.a.row_stride, nullptr, rows, k, a_aligned};
   if (args.row_index != nullptr) {
     a.row_index = args.row_index + begin;
   } else {
     a.data = args.a.row<T>(begin);
   }
-  TileOperand<T> b = {weights, args.b.row_stride, nullptr, n - first_column, k, b_aligned};
+  TileOperand<T> b = {weights, args.b.row_stride, nullptr, columns, k, b_aligned};
   if constexpr (kB == Along::kInner) {
     b.data += first_column * args.b.row_stride;
   } else {
     b.data += first_column;
     b.rows = k;
-    b.columns = n - first_column;
+    b.columns = columns;
   }
   Multiply<T, Along::kInner, kB>(a, b, k, [&](int r, int c, Accumulator<T> sum) {
-    if (r < rows && first_column + c < n) {
+    if (r < rows && c < columns) {
       args.c.row<C>(begin + r)[first_column + c] = Round<C>(sum);
     }
   });
@@ -81,28 +84,22 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int64_t g = blockIdx.x / (row_tiles * column_tiles);
   const int64_t first_row = blockIdx.x / column_tiles % row_tiles * kOuter;
   const int64_t first_column = blockIdx.x % column_tiles * kOuter;
-  const int64_t begin = offsets[g], inner = offsets[g + 1] - begin;
+  const int64_t begin = offsets[g], m = args.a.columns;
+  const int inner = static_cast<int>(offsets[g + 1] - begin);
   if (inner == 0) return;
-  const int64_t m = args.a.columns, n = args.b.columns;
-  const TileOperand<T> a = {args.a.row<T>(begin) + first_row,
-                            args.a.row_stride,
-                            nullptr,
-                            inner,
-                            m - first_row,
-                            a_aligned};
-  TileOperand<T> b = {args.b.row<T>(0) + first_column,
-                      args.b.row_stride,
-                      nullptr,
-                      inner,
-                      n - first_column,
-                      b_aligned};
+  const int rows = static_cast<int>(m - first_row);
+  const int columns = static_cast<int>(args.b.columns - first_column);
+  const TileOperand<T> a = {
+      args.a.row<T>(begin) + first_row, args.a.row_stride, nullptr, inner, rows, a_aligned};
+  TileOperand<T> b = {
+      args.b.row<T>(0) + first_column, args.b.row_stride, nullptr, inner, columns, b_aligned};
   if (args.row_index != nullptr) {
     b.row_index = args.row_index + begin;
   } else {
     b.data += begin * args.b.row_stride;
   }
   Multiply<T, Along::kOuter, Along::kOuter>(a, b, inner, [&](int r, int c, Accumulator<T> sum) {
-    if (first_row + r < m && first_column + c < n) {
+    if (r < rows && c < columns) {
       args.c.row<Accumulator<T>>(g * m + first_row + r)[first_column + c] += sum;
     }
   });
@@ -122,17 +119,21 @@ absl::StatusOr<unsigned> NumBlocks(int64_t blocks) {
       absl::StrCat("grouped_matmul: ", blocks, " tiles exceed one launch's 2^31 - 1 blocks"));
 }
 
-std::string RefusesDTypes(DType a, DType b, DType c, bool c_may_be_bf16) {
-  if (!IsFloating(a)) return Name(a);
-  if (b != a) return absl::StrCat(Name(a), " beside ", Name(b));
-  if (c == StatisticsDType(a) || (c_may_be_bf16 && c == a)) return "";
-  return absl::StrCat(Name(a), " to ", Name(c));
+std::string Refuses(const ConstMatrixView& a, const ConstMatrixView& b, DType c,
+                    bool c_may_be_bf16) {
+  if (!IsFloating(a.dtype)) return Name(a.dtype);
+  if (b.dtype != a.dtype) return absl::StrCat(Name(a.dtype), " beside ", Name(b.dtype));
+  if (c != StatisticsDType(a.dtype) && !(c_may_be_bf16 && c == a.dtype)) {
+    return absl::StrCat(Name(a.dtype), " to ", Name(c));
+  }
+  // Blocks count columns in 31 bits.
+  return std::max(a.columns, b.columns) > (1 << 30) ? "more than 2^30 columns" : "";
 }
 
 }  // namespace
 
 std::string AcceptsGroupedMatmul(const GroupedMatmulArgs& args) {
-  return RefusesDTypes(args.a.dtype, args.b.dtype, args.c.dtype, /*c_may_be_bf16=*/true);
+  return Refuses(args.a, args.b, args.c.dtype, /*c_may_be_bf16=*/true);
 }
 
 absl::Status GroupedMatmul(Execution& execution, const GroupedMatmulArgs& args) {
@@ -173,7 +174,7 @@ absl::Status GroupedMatmul(Execution& execution, const GroupedMatmulArgs& args) 
 }
 
 std::string AcceptsGroupedWeightGradient(const GroupedWeightGradientArgs& args) {
-  return RefusesDTypes(args.a.dtype, args.b.dtype, args.c.dtype, /*c_may_be_bf16=*/false);
+  return Refuses(args.a, args.b, args.c.dtype, /*c_may_be_bf16=*/false);
 }
 
 absl::Status GroupedWeightGradient(Execution& execution, const GroupedWeightGradientArgs& args) {

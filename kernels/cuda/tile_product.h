@@ -28,7 +28,7 @@ struct TileOperand {
   const T* data;
   int64_t stride;
   const int32_t* row_index;
-  int64_t rows, columns;
+  int rows, columns;
   bool is_aligned;  // 16 bytes at once wherever a multiple of their elements begins
 };
 
@@ -41,16 +41,16 @@ class TileLoader {
   static constexpr int kCount = 16 / sizeof(T);
   static constexpr int kPacks = kRows * kColumns / (kTileThreads * kCount);
 
-  __device__ __forceinline__ void Fetch(const TileOperand<T>& operand, int64_t inner) {
+  __device__ __forceinline__ void Fetch(const TileOperand<T>& operand, int inner) {
     PLAIT_UNROLL
     for (int p = 0; p < kPacks; ++p) {
-      const int64_t r = Row(p) + (kAlong == Along::kInner ? 0 : inner);
-      const int64_t c = Column(p) + (kAlong == Along::kInner ? inner : 0);
+      const int r = Row(p) + (kAlong == Along::kInner ? 0 : inner);
+      const int c = Column(p) + (kAlong == Along::kInner ? inner : 0);
       packs_[p] = {};
       if (r >= operand.rows) continue;
       const T* row =
           operand.data +
-          (operand.row_index != nullptr ? int64_t{operand.row_index[r]} : r) * operand.stride;
+          int64_t{operand.row_index != nullptr ? operand.row_index[r] : r} * operand.stride;
       if (operand.is_aligned && c + kCount <= operand.columns) {
         packs_[p] = *reinterpret_cast<const Pack<T, kCount>*>(row + c);
       } else {
@@ -110,7 +110,7 @@ __device__ __forceinline__ void ReadPacks(const T* from, T* to) {
 // f32 and f64. write(m, n, sum) for every element of the tile, also those outside of c.
 template <class T, Along kA, Along kB, class Write>
 __device__ __forceinline__ void MultiplyTile(const TileOperand<T>& a, const TileOperand<T>& b,
-                                             int64_t inner, const Write& write) {
+                                             int inner, const Write& write) {
   constexpr int kOuter = TileSize<T>::kOuter, kInner = TileSize<T>::kInner;
   constexpr int kOwn = 4;              // rows and columns of a thread
   constexpr int kStride = kOuter + 4;  // whole packs, other banks from row to row
@@ -123,7 +123,7 @@ __device__ __forceinline__ void MultiplyTile(const TileOperand<T>& a, const Tile
   TileLoader<T, kB> b_loader;
   a_loader.Fetch(a, 0);
   b_loader.Fetch(b, 0);
-  for (int64_t k = 0; k < inner; k += kInner) {
+  for (int k = 0; k < inner; k += kInner) {
     a_loader.PutInnerRows(a_tile, kStride);
     b_loader.PutInnerRows(b_tile, kStride);
     __syncthreads();
@@ -154,7 +154,7 @@ __device__ __forceinline__ void MultiplyTile(const TileOperand<T>& a, const Tile
 // bf16, sums in f32: a warp has 64 rows and 32 columns.
 template <Along kA, Along kB, class Write>
 __device__ __forceinline__ void MultiplyTileByWarps(const TileOperand<BFloat16>& a,
-                                                    const TileOperand<BFloat16>& b, int64_t inner,
+                                                    const TileOperand<BFloat16>& b, int inner,
                                                     const Write& write) {
   using ALoader = TileLoader<BFloat16, kA>;
   using BLoader = TileLoader<BFloat16, kB>;
@@ -179,7 +179,7 @@ __device__ __forceinline__ void MultiplyTileByWarps(const TileOperand<BFloat16>&
   BLoader b_loader;
   a_loader.Fetch(a, 0);
   b_loader.Fetch(b, 0);
-  for (int64_t k = 0; k < inner; k += kInner) {
+  for (int k = 0; k < inner; k += kInner) {
     a_loader.Put(a_tile, kAStride);
     b_loader.Put(b_tile, kBStride);
     __syncthreads();
