@@ -20,7 +20,7 @@
 #include <cuda_runtime.h>
 
 #define PLAIT_UNROLL _Pragma("unroll")
-#define PLAIT_SHARED(type, name, count) __shared__ alignas(16) type name[count]
+#define PLAIT_SHARED(type, name, count) __shared__ alignas(32) type name[count]
 #define PLAIT_DYNAMIC_SHARED(type, name)                        \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   type* const name = reinterpret_cast<type*>(name##_bytes)

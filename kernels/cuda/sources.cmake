@@ -7,6 +7,7 @@ set(PLAIT_DEVICE_SOURCES
   embedding.cu
   expert_routing.cu
   gated_activation.cu
+  grouped_matmul.cu
   indexed_numbers.cu
   matmul.cu
   optimizer_update.cu
@@ -18,5 +19,6 @@ set(PLAIT_DEVICE_SOURCES
   vocabulary_merge.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
+  library_grouped_matmul.cc
   library_product.cc
   runtime.cc)
