@@ -2,6 +2,7 @@
 # compiler for the emulation.
 set(PLAIT_DEVICE_SOURCES
   device_copies.cc
+  attention.cu
   attention_merge.cu
   elementwise.cu
   embedding.cu
