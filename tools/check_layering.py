@@ -54,7 +54,7 @@ OWNERS = {
         ("kernels/cuda/*",),
     ),
     "CUDA": (r"(cuda|driver_types|cooperative_groups|nvtx)", ("base/*", "kernels/cuda/*")),
-    "Boost.Context": (r"boost/context", ("kernels/cuda/emulation/scheduler.cc",)),
+    "Boost.Context": (r"boost/context", ("kernels/cuda/emulation/fiber.*",)),
     "Highway": (r"hwy/", ("kernels/*", "tests/support/simd_targets.h")),
     "OpenMP": (r"omp\.h$", ("kernels/*", "base/*.cc")),
     "Random123": (r"Random123/", ("base/random.cc",)),
