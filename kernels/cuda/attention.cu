@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
   const int visible = g.causal ? std::min(keys, run.end + keys - queries) : keys;
   for (int first = 0; first < visible; first += kTile) {
-    const int count = std::min(kTile, keys - first);
+    const int count = std::min(int{kTile}, keys - first);
     __syncthreads();
     LoadRows(args.k, k_begin + first, count, kTile, int64_t{kv_head} * g.head_dim, g.head_dim,
              k_tile);
@@ -202,7 +202,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
   const int visible = g.causal ? std::min(keys, run.end + keys - queries) : keys;
   for (int first = 0; first < visible; first += kTile) {
-    const int count = std::min(kTile, keys - first);
+    const int count = std::min(int{kTile}, keys - first);
     __syncthreads();
     LoadRows(args.k, k_begin + first, count, kTile, int64_t{kv_head} * g.head_dim, g.head_dim,
              k_tile);
@@ -277,7 +277,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   const int first_query = g.causal ? std::max(0, run.begin - (keys - queries)) : 0;
   for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     for (int first = first_query; first < queries; first += kTile) {
-      const int count = std::min(kTile, queries - first);
+      const int count = std::min(int{kTile}, queries - first);
       __syncthreads();
       LoadRows(args.q, q_begin + first, count, kTile, int64_t{head} * g.head_dim, g.head_dim,
                q_tile);
