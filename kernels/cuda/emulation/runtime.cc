@@ -94,13 +94,14 @@ class DoneWork : public PendingWork {
  public:
   absl::Status Wait() override { return absl::OkStatus(); }
   bool Test() override { return true; }
-  bool OnDevice() const override { return true; }
+  PendingWork* DeviceWork() override { return this; }
 };
 
 class EmulatedRuntime : public DeviceRuntime {
  public:
   std::string DeviceName() const override { return "emulated device"; }
   size_t MemoryBytes() const override { return kRegionBytes; }
+  absl::Status MakeCurrent() override { return absl::OkStatus(); }
   void* Allocate(size_t bytes) override { return Region::Instance().Allocate(bytes); }
   void Free(void* block) override { Region::Instance().Free(block); }
   void* AllocatePinned(size_t bytes) override {
