@@ -25,6 +25,8 @@ class DeviceRuntime {
   virtual std::string DeviceName() const = 0;
   // Of the device, in all.
   virtual size_t MemoryBytes() const = 0;
+  // The calling thread's work is for this device from now on.
+  virtual absl::Status MakeCurrent() = 0;
 
   // Device memory, 256-byte aligned; null where there is none left.
   virtual void* Allocate(size_t bytes) = 0;

@@ -13,6 +13,7 @@ set(PLAIT_DEVICE_SOURCES
   matmul.cu
   optimizer_update.cu
   piece_sum.cu
+  rank_reduction.cu
   real_sums.cu
   rms_norm.cu
   rotary_embedding.cu

@@ -18,13 +18,14 @@ class DoneWork : public PendingWork {
  public:
   absl::Status Wait() override { return absl::OkStatus(); }
   bool Test() override { return true; }
-  bool OnDevice() const override { return true; }
+  PendingWork* DeviceWork() override { return this; }
 };
 
 class EmulatedRuntime : public DeviceRuntime {
  public:
   std::string DeviceName() const override { return "emulated device"; }
   size_t MemoryBytes() const override { return kDeviceMemoryBytes; }
+  absl::Status MakeCurrent() override { return absl::OkStatus(); }
   void* Allocate(size_t bytes) override { return AllocateDeviceMemory(bytes); }
   void Free(void* block) override { FreeDeviceMemory(block); }
   void Use(void* block, size_t bytes) override { UseDeviceMemory(block, bytes); }
