@@ -50,6 +50,10 @@ class DeviceRuntime {
   virtual absl::StatusOr<std::shared_ptr<PendingWork>> Record(StreamHandle stream) = 0;
   // Later work of the stream starts after `work`, which Record gave; the host does not wait.
   virtual absl::Status WaitFor(StreamHandle stream, PendingWork& work) = 0;
+  // As Record, with the device's time at that point.
+  virtual absl::StatusOr<std::shared_ptr<PendingWork>> RecordTime(StreamHandle stream) = 0;
+  // From `begin` to `end`, which RecordTime gave; the host waits for `end`.
+  virtual absl::StatusOr<double> SecondsBetween(PendingWork& begin, PendingWork& end) = 0;
   // The host waits for all work of the stream. Errors of that work surface here.
   virtual absl::Status Synchronize(StreamHandle stream) = 0;
 };

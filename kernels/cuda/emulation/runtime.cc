@@ -2,6 +2,7 @@
 #include "kernels/cuda/runtime.h"
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -19,6 +20,13 @@ class DoneWork : public PendingWork {
   absl::Status Wait() override { return absl::OkStatus(); }
   bool Test() override { return true; }
   PendingWork* DeviceWork() override { return this; }
+};
+
+// Carries the host's clock, by which the emulated device runs.
+class TimedWork : public DoneWork {
+ public:
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point time = Clock::now();
 };
 
 class EmulatedRuntime : public DeviceRuntime {
@@ -48,6 +56,14 @@ class EmulatedRuntime : public DeviceRuntime {
   }
   absl::StatusOr<std::shared_ptr<PendingWork>> Record(StreamHandle) override {
     return std::make_shared<DoneWork>();
+  }
+  absl::StatusOr<std::shared_ptr<PendingWork>> RecordTime(StreamHandle) override {
+    return std::make_shared<TimedWork>();
+  }
+  absl::StatusOr<double> SecondsBetween(PendingWork& begin, PendingWork& end) override {
+    return std::chrono::duration<double>(static_cast<TimedWork&>(end).time -
+                                         static_cast<TimedWork&>(begin).time)
+        .count();
   }
   absl::Status WaitFor(StreamHandle, PendingWork&) override { return absl::OkStatus(); }
   absl::Status Synchronize(StreamHandle) override { return absl::OkStatus(); }
