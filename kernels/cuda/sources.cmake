@@ -9,5 +9,6 @@ set(PLAIT_DEVICE_SOURCES
   rms_norm.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
+  cutlass_grouped_matmul.cu
   library_product.cc
   runtime.cc)
