@@ -29,7 +29,7 @@ struct RecordedWork : PendingWork {
     return absl::OkStatus();
   }
   bool Test() override { return true; }
-  bool OnDevice() const override { return true; }
+  PendingWork* DeviceWork() override { return this; }
   std::string* calls;
 };
 
