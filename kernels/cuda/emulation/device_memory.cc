@@ -128,8 +128,8 @@ class DeviceMemory {
   void Free(void* block) {
     const std::lock_guard lock(mutex_);
     blocks_.Open(block, At(block).all);
-    blocks_.Free(block);
     sizes_.erase(block);
+    blocks_.Free(block);
   }
   void Use(void* block, size_t bytes) {
     const std::lock_guard lock(mutex_);
