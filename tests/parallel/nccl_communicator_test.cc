@@ -169,8 +169,8 @@ TEST_P(NcclCommunicatorTest, EveryOperationHasTheBitsOfTheLocalCommunicator) {
 
 TEST_P(NcclCommunicatorTest, LargeReductionsHaveThemToo) {
   const int ranks = GetParam();
-  // Scratch for 128 f32 a rank: several rounds, the last one short.
-  const NcclOptions options = {.scratch_bytes = 512 * ranks};
+  // Scratch for 4096 f32 a rank: several rounds, the last one short.
+  const NcclOptions options = {.scratch_bytes = 4 * 4096 * ranks};
   Run(
       [ranks](const Rank& rank) -> absl::Status {
         // More than each rank reduces alone (256 KiB); divisible by the ranks and not.
@@ -183,8 +183,8 @@ TEST_P(NcclCommunicatorTest, LargeReductionsHaveThemToo) {
                              }));
         }
         return ExpectSameBits("reduce-scatter", rank,
-                              Numbers(DType::kBf16, 999 * ranks, rank.host.rank()),
-                              Tensor::OnHost(DType::kBf16, {999}),
+                              Numbers(DType::kBf16, 9999 * ranks, rank.host.rank()),
+                              Tensor::OnHost(DType::kBf16, {9999}),
                               [](Communicator& by, Stream& stream, const Tensor& in, Tensor& out) {
                                 return by.ReduceScatter(stream, in.vector(), out.vector());
                               });
