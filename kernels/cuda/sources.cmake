@@ -2,7 +2,10 @@
 # compiler for the emulation.
 set(PLAIT_DEVICE_SOURCES
   device_copies.cc rms_norm.cu
-  causal_convolution.cu)
+  causal_convolution.cu
+  selective_scan_backward.cu
+  selective_scan_forward.cu
+  selective_scan_summary.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
   runtime.cc)
