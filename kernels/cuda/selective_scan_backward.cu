@@ -264,7 +264,6 @@ __global__ void __launch_bounds__(kScanThreads)
   for (int64_t tile = any ? (place.end - 1) / kScanTile * kScanTile : -1; tile >= place.begin;
        tile -= kScanTile) {
     const int64_t tile_end = tile + kScanTile < place.end ? tile + kScanTile : place.end;
-    __syncthreads();
     rows.Store(in.b, tile, tile_end, shared.b_rows);
     rows.Store(in.c, tile, tile_end, shared.c_rows);
     for (int n = 0; n < padded; ++n) {
