@@ -436,6 +436,27 @@ TEST(SelectiveScanTest, ThreadsDoNotChangeBits) {
   ExpectSameBits("ddt_bias", a.ddt_bias, b.ddt_bias);
 }
 
+// On an emulated device threads run in another order each time.
+TEST(SelectiveScanTest, BitsRepeat) {
+  Execution execution;
+  const std::vector<int32_t> offsets = {0, 70, 71, 200};
+  for (const auto& implementation : SelectiveScanBackwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case first(70, 16, offsets, DType::kF32);
+    ASSERT_OK(reference::SelectiveScanForward(execution, first.forward()));
+    ASSERT_OK(RunOn(execution, implementation, first.backward()));
+    for (int run = 0; run < 2; ++run) {
+      Case again(70, 16, offsets, DType::kF32);
+      ASSERT_OK(reference::SelectiveScanForward(execution, again.forward()));
+      ASSERT_OK(RunOn(execution, implementation, again.backward()));
+      for (auto member : {&Case::dx, &Case::ddt, &Case::dz, &Case::db, &Case::dc, &Case::da_log,
+                          &Case::dd, &Case::ddt_bias}) {
+        ExpectSameBits("a gradient", again.*member, first.*member);
+      }
+    }
+  }
+}
+
 // A document's outputs and input gradients do not depend on where it lies in the microbatch nor on
 // what lies beside it, not even on numbers that are not finite.
 TEST(SelectiveScanTest, DocumentsAreIsolatedBitForBit) {
