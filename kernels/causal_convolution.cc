@@ -1,6 +1,7 @@
 #include "kernels/causal_convolution.h"
 
 #include "kernels/cpu/causal_convolution.h"
+#include "kernels/cuda/causal_convolution.h"
 #include "kernels/reference/causal_convolution.h"
 #include "kernels/shape_check.h"
 
@@ -11,12 +12,16 @@ constexpr Implementation<CausalConvolutionForwardArgs> kForward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsCausalConvolutionForward, cpu::CausalConvolutionForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<CausalConvolutionForwardArgs>,
      reference::CausalConvolutionForward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsCausalConvolutionForward,
+     cuda::CausalConvolutionForward},
 };
 constexpr Implementation<CausalConvolutionBackwardArgs> kBackward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsCausalConvolutionBackward,
      cpu::CausalConvolutionBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<CausalConvolutionBackwardArgs>,
      reference::CausalConvolutionBackward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsCausalConvolutionBackward,
+     cuda::CausalConvolutionBackward},
 };
 
 absl::Status CheckWeight(const ConstMatrixView& weight, const ConstVectorView& bias,

@@ -1,6 +1,7 @@
 #include "kernels/selective_scan.h"
 
 #include "kernels/cpu/selective_scan.h"
+#include "kernels/cuda/selective_scan.h"
 #include "kernels/reference/selective_scan.h"
 #include "kernels/shape_check.h"
 
@@ -11,11 +12,13 @@ constexpr Implementation<SelectiveScanForwardArgs> kForward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsSelectiveScanForward, cpu::SelectiveScanForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<SelectiveScanForwardArgs>,
      reference::SelectiveScanForward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsSelectiveScanForward, cuda::SelectiveScanForward},
 };
 constexpr Implementation<SelectiveScanBackwardArgs> kBackward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsSelectiveScanBackward, cpu::SelectiveScanBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<SelectiveScanBackwardArgs>,
      reference::SelectiveScanBackward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsSelectiveScanBackward, cuda::SelectiveScanBackward},
 };
 
 absl::Status CheckInputs(const SelectiveScanInputs& in) {

@@ -1,6 +1,7 @@
 #include "kernels/selective_scan_summary.h"
 
 #include "kernels/cpu/selective_scan_summary.h"
+#include "kernels/cuda/selective_scan_summary.h"
 #include "kernels/reference/selective_scan_summary.h"
 #include "kernels/shape_check.h"
 
@@ -12,17 +13,22 @@ constexpr Implementation<SelectiveScanSummaryForwardArgs> kForward[] = {
      cpu::SelectiveScanSummaryForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<SelectiveScanSummaryForwardArgs>,
      reference::SelectiveScanSummaryForward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsSelectiveScanSummaryForward,
+     cuda::SelectiveScanSummaryForward},
 };
 constexpr Implementation<SelectiveScanSummaryBackwardArgs> kBackward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsSelectiveScanSummaryBackward,
      cpu::SelectiveScanSummaryBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<SelectiveScanSummaryBackwardArgs>,
      reference::SelectiveScanSummaryBackward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsSelectiveScanSummaryBackward,
+     cuda::SelectiveScanSummaryBackward},
 };
 constexpr Implementation<SelectiveScanCarryArgs> kCarry[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsSelectiveScanCarry, cpu::SelectiveScanCarry},
     {"reference", DeviceKind::kCpu, AcceptsAll<SelectiveScanCarryArgs>,
      reference::SelectiveScanCarry},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsSelectiveScanCarry, cuda::SelectiveScanCarry},
 };
 
 }  // namespace

@@ -40,6 +40,14 @@ __device__ __forceinline__ float FastExp(float x) { return __expf(x); }
 __device__ __forceinline__ float FastExp2(float x) { return exp2f(x); }
 __device__ __forceinline__ float FastLog(float x) { return __logf(x); }
 __device__ __forceinline__ float FastReciprocal(float x) { return __frcp_rn(x); }
+// Zero where b is above 2^126.
+__device__ __forceinline__ float FastDivide(float a, float b) { return __fdividef(a, b); }
+// One instruction: zero instead of subnormal numbers.
+__device__ __forceinline__ float FlushedExp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 __device__ __forceinline__ float ReciprocalSqrt(float x) { return rsqrtf(x); }
 
 // A cudaError_t; 0: launched.

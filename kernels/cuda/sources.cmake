@@ -5,6 +5,7 @@ set(PLAIT_DEVICE_SOURCES
   library_grouped_matmul.cc
   attention.cu
   attention_merge.cu
+  causal_convolution.cu
   elementwise.cu
   embedding.cu
   expert_routing.cu
@@ -18,6 +19,9 @@ set(PLAIT_DEVICE_SOURCES
   real_sums.cu
   rms_norm.cu
   rotary_embedding.cu
+  selective_scan_backward.cu
+  selective_scan_forward.cu
+  selective_scan_summary.cu
   token_cross_entropy.cu
   vocabulary_merge.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.

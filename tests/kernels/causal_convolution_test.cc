@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/reference/causal_convolution.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/document_segments.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
@@ -120,26 +121,27 @@ void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int6
   ASSERT_OK(reference::CausalConvolutionBackward(execution, continued.backward_of_continuation()));
   ASSERT_OK(reference::CausalConvolutionForward(execution, expected.forward()));
   ASSERT_OK(reference::CausalConvolutionBackward(execution, expected.backward()));
-  // A sum of `width` products of size up to `scale`, then SiLU, each a few f32 roundings.
-  const double f32 =
-      RoundingError(DType::kF32) * (16 + 4 * static_cast<double>(width)) * std::max(1.0, scale);
-  const double output = 2 * RoundingError(dtype) + f32;
-  const double over_tokens = f32 + RoundingError(DType::kF32) * static_cast<double>(offsets.back());
+  // A sum of `width` products of size up to `scale`, then SiLU, each a few roundings of the inner
+  // precision.
+  const double rounding = RoundingError(expected.inner);
+  const double inner = rounding * (16 + 4 * static_cast<double>(width)) * std::max(1.0, scale);
+  const double output = 2 * RoundingError(dtype) + inner;
+  const double over_tokens = inner + rounding * static_cast<double>(offsets.back());
   for (const auto& implementation : CausalConvolutionForwardImplementations()) {
     SCOPED_TRACE(implementation.name);
     Case found = make();
     if (!implementation.accepts(found.forward()).empty()) continue;
-    ASSERT_OK(implementation.run(execution, found.continuation()));
+    ASSERT_OK(RunOn(execution, implementation, found.continuation()));
     ExpectClose("y continued", found.y, continued.y, output);
     ExpectSameBits("final_state", found.final_state, continued.final_state);
-    ASSERT_OK(implementation.run(execution, found.forward()));
+    ASSERT_OK(RunOn(execution, implementation, found.forward()));
     ExpectClose("y", found.y, expected.y, output);
   }
   for (const auto& implementation : CausalConvolutionBackwardImplementations()) {
     SCOPED_TRACE(implementation.name);
     Case found = make();
     if (!implementation.accepts(found.backward()).empty()) continue;
-    ASSERT_OK(implementation.run(execution, found.backward()));
+    ASSERT_OK(RunOn(execution, implementation, found.backward()));
     ExpectClose("dx", found.dx, expected.dx, output);
     ExpectClose("dweight", found.dweight, expected.dweight, over_tokens);
     ExpectClose("dbias", found.dbias, expected.dbias, over_tokens);
@@ -147,10 +149,10 @@ void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int6
       Case again = make();
       CausalConvolutionBackwardArgs args = again.backward_of_continuation();
       if (in_place) args.dinitial_state = again.dfinal_state.matrix();
-      ASSERT_OK(implementation.run(execution, args));
+      ASSERT_OK(RunOn(execution, implementation, args));
       ExpectClose("dx continued", again.dx, continued.dx, output);
       ExpectClose("dinitial_state", in_place ? again.dfinal_state : again.dinitial_state,
-                  continued.dinitial_state, f32);
+                  continued.dinitial_state, inner);
       ExpectClose("dweight continued", again.dweight, continued.dweight, over_tokens);
       ExpectClose("dbias continued", again.dbias, continued.dbias, over_tokens);
     }
@@ -173,7 +175,57 @@ TEST(CausalConvolutionTest, ImplementationsAgreeWithTheReference) {
   });
 }
 
-TEST(CausalConvolutionTest, WiderKernelsRunToo) { ExpectAgreement({0, 3, 20}, 5, 7, DType::kBf16); }
+TEST(CausalConvolutionTest, WiderKernelsRunToo) {
+  for (const DType dtype : {DType::kBf16, DType::kF32, DType::kF64}) {
+    ExpectAgreement({0, 3, 3, 20, 90}, 5, 7, dtype);
+  }
+}
+
+TEST(CausalConvolutionTest, ImplementationsAgreeInF64) {
+  for (const int64_t channels : {3, 8}) {
+    for (const int64_t width : {1, 3, 4}) {
+      ExpectAgreement({0, 1, 3, 3, 6, 64, 150}, channels, width, DType::kF64);
+    }
+  }
+}
+
+// Runs of tokens that start inside documents, right at their starts and within a history of them,
+// channels in whole packs and in more than one block.
+TEST(CausalConvolutionTest, ImplementationsAgreeOverManyRuns) {
+  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+    ExpectAgreement({0, 30, 32, 33, 33, 65, 66, 94, 96, 127, 129, 400}, 48, 4, dtype);
+    ExpectAgreement({0, 0, 130, 131, 131}, 264, 4, dtype);
+  }
+}
+
+// Rows of a wider matrix: x and y begin at an element that no pack may begin at, or have a stride
+// that packs do not divide.
+TEST(CausalConvolutionTest, RowsOfAWiderMatrixGiveTheSameBits) {
+  constexpr int64_t kChannels = 16;
+  Execution execution;
+  for (const auto& implementation : CausalConvolutionForwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case whole(kChannels, 4, {0, 5, 100}, DType::kBf16);
+    ASSERT_OK(RunOn(execution, implementation, whole.forward()));
+    for (const auto& [begin, stride] : {std::pair{1, 40}, {8, 40}, {0, 17}}) {
+      Tensor x = Tensor::OnHost(DType::kBf16, {100, stride}), y = x.Clone();
+      for (int64_t t = 0; t < 100; ++t) {
+        std::copy_n(whole.x.data<BFloat16>() + t * kChannels, kChannels,
+                    x.data<BFloat16>() + t * stride + begin);
+      }
+      CausalConvolutionForwardArgs args = whole.forward();
+      args.x = x.columns(begin, kChannels);
+      args.y = y.columns(begin, kChannels);
+      ASSERT_OK(RunOn(execution, implementation, args));
+      Tensor found = Tensor::OnHost(DType::kBf16, {100, kChannels});
+      for (int64_t t = 0; t < 100; ++t) {
+        std::copy_n(y.data<BFloat16>() + t * stride + begin, kChannels,
+                    found.data<BFloat16>() + t * kChannels);
+      }
+      ExpectSameBits("y", found, whole.y);
+    }
+  }
+}
 
 TEST(CausalConvolutionTest, StatePassedBetweenCallsContinuesBitForBit) {
   ForEachSimdTarget([] {

@@ -5,6 +5,7 @@
 
 #include "kernels/reference/selective_scan_summary.h"
 #include "kernels/selective_scan.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/document_segments.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
@@ -79,24 +80,24 @@ void ExpectAgreement(int64_t tokens, int64_t channels, int64_t states, DType dty
   ASSERT_OK(reference::SelectiveScanSummaryForward(execution, expected.forward()));
   ASSERT_OK(reference::SelectiveScanSummaryBackward(execution, expected.backward()));
   ASSERT_OK(reference::SelectiveScanCarry(execution, expected.carry(expected.final_state)));
-  // f32 rounding of the exponent delta A, whose size is at most 126 where the decay is not zero,
-  // and of a sum over tokens, which as an exponent is at most 126 too.
-  const double rounding = RoundingError(DType::kF32), f32 = 128 * rounding;
-  const double over_tokens = f32 + rounding * static_cast<double>(tokens);
+  // Rounding (f32; f64 beside f64) of the exponent delta A, whose size is at most 126 where the
+  // decay is not zero, and of a sum over tokens, which as an exponent is at most 126 too.
+  const double rounding = RoundingError(expected.inner), inner = 128 * rounding;
+  const double over_tokens = inner + rounding * static_cast<double>(tokens);
   for (const auto& implementation : SelectiveScanSummaryForwardImplementations()) {
     SCOPED_TRACE(implementation.name);
     Case found = make();
     if (!implementation.accepts(found.forward()).empty()) continue;
-    ASSERT_OK(implementation.run(execution, found.forward()));
-    ExpectClose("final_state", found.final_state, expected.final_state, f32);
+    ASSERT_OK(RunOn(execution, implementation, found.forward()));
+    ExpectClose("final_state", found.final_state, expected.final_state, inner);
     ExpectClose("delta_sum", found.delta_sum, expected.delta_sum, over_tokens);
   }
   for (const auto& implementation : SelectiveScanSummaryBackwardImplementations()) {
     SCOPED_TRACE(implementation.name);
     Case found = make();
     if (!implementation.accepts(found.backward()).empty()) continue;
-    ASSERT_OK(implementation.run(execution, found.backward()));
-    ExpectClose("dinitial_state", found.dinitial_state, expected.dinitial_state, f32);
+    ASSERT_OK(RunOn(execution, implementation, found.backward()));
+    ExpectClose("dinitial_state", found.dinitial_state, expected.dinitial_state, inner);
     ExpectClose("delta_sum", found.delta_sum, expected.delta_sum, over_tokens);
   }
   for (const auto& implementation : SelectiveScanCarryImplementations()) {
@@ -105,8 +106,8 @@ void ExpectAgreement(int64_t tokens, int64_t channels, int64_t states, DType dty
     found.delta_sum = expected.delta_sum;
     const SelectiveScanCarryArgs args = found.carry(expected.final_state);
     if (!implementation.accepts(args).empty()) continue;
-    ASSERT_OK(implementation.run(execution, args));
-    ExpectClose("state", found.state, expected.state, f32);
+    ASSERT_OK(RunOn(execution, implementation, args));
+    ExpectClose("state", found.state, expected.state, inner);
   }
 }
 
@@ -131,6 +132,21 @@ TEST(SelectiveScanSummaryTest, ImplementationsAgreeAtExtremes) {
     ExpectAgreement(100, 20, 8, DType::kF32, {-40, 40}, {4, 12});
     ExpectAgreement(100, 20, 8, DType::kBf16, {-100, 100}, {-10, 20});
   });
+}
+
+TEST(SelectiveScanSummaryTest, ImplementationsAgreeInF64) {
+  for (const int64_t states : {3, 8, 16}) {
+    ExpectAgreement(0, 5, states, DType::kF64);
+    ExpectAgreement(33, 70, states, DType::kF64);
+    ExpectAgreement(300, 5, states, DType::kF64);
+  }
+}
+
+// Parts that are cut into segments, more than one block of channels, states in shared memory.
+TEST(SelectiveScanSummaryTest, ImplementationsAgreeOverManySegments) {
+  ExpectAgreement(330, 5, 16, DType::kF32);
+  ExpectAgreement(330, 150, 8, DType::kF32);
+  ExpectAgreement(400, 40, 20, DType::kBf16);
 }
 
 TEST(SelectiveScanSummaryTest, ThreadsDoNotChangeBits) {

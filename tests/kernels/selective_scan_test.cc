@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/reference/selective_scan.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/document_segments.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
@@ -159,36 +160,48 @@ std::vector<int32_t> Offsets(int64_t tokens) {
   return {0, 1, 2, 20, 20, 64, static_cast<int32_t>(tokens)};
 }
 
+// Devices beside the CPU do not depend on its SIMD targets: one of them is enough.
+enum class Devices { kAll, kCpu };
+
+struct Ranges {
+  Range dt = {-2, 2}, a_log = {-1, 2};
+};
+
 // Every implementation against the reference.
 void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int64_t states,
-                     DType dtype, Range dt_range = {-2, 2}, Range a_log_range = {-1, 2}) {
+                     DType dtype, Devices devices = Devices::kAll, Ranges ranges = {}) {
   SCOPED_TRACE(testing::Message() << offsets.back() << " tokens, " << channels << " channels, "
                                   << states << " states, " << Name(dtype));
   Execution execution({.num_threads = 1});
-  const auto make = [&] { return Case(channels, states, offsets, dtype, dt_range, a_log_range); };
+  const auto make = [&] { return Case(channels, states, offsets, dtype, ranges.dt, ranges.a_log); };
   Case expected = make(), continued = make();
   ASSERT_OK(reference::SelectiveScanForward(execution, continued.continuation()));
   ASSERT_OK(reference::SelectiveScanBackward(execution, continued.backward_of_continuation()));
   ASSERT_OK(reference::SelectiveScanForward(execution, expected.forward()));
   ASSERT_OK(reference::SelectiveScanBackward(execution, expected.backward()));
-  // f32 rounding of the exponent delta A, whose size is at most 126 where the decay is not zero,
-  // and of the sums over states (db, dc: channels; parameters: tokens).
-  const double rounding = RoundingError(DType::kF32);
-  const double f32 = rounding * static_cast<double>(128 + 4 * states);
-  const double over_channels = f32 + rounding * static_cast<double>(channels);
-  const double over_tokens = f32 + rounding * static_cast<double>(offsets.back());
+  // Rounding (f32; f64 beside f64) of the exponent delta A, whose size is at most 126 where the
+  // decay is not zero, and of the sums over states (db, dc: channels; parameters: tokens).
+  const double rounding = RoundingError(expected.inner);
+  const double inner = rounding * static_cast<double>(128 + 4 * states);
+  const double over_channels = inner + rounding * static_cast<double>(channels);
+  const double over_tokens = inner + rounding * static_cast<double>(offsets.back());
   // One rounding of the result to either side of a tie.
-  const double output = 2 * RoundingError(dtype) + f32;
+  const double output = 2 * RoundingError(dtype) + inner;
   for (const auto& implementation : SelectiveScanForwardImplementations()) {
     SCOPED_TRACE(implementation.name);
+    if (devices == Devices::kCpu && implementation.device != DeviceKind::kCpu) continue;
     Case found = make();
     if (!implementation.accepts(found.forward()).empty()) continue;
-    ASSERT_OK(implementation.run(execution, found.continuation()));
+    ASSERT_OK(RunOn(execution, implementation, found.continuation()));
     ExpectClose("y continued", found.y, continued.y, output);
-    ExpectClose("final_state", found.final_state, continued.final_state, f32);
-    ASSERT_OK(implementation.run(execution, found.forward()));
+    ExpectClose("final_state", found.final_state, continued.final_state, inner);
+    SelectiveScanForwardArgs in_place = found.continuation();
+    in_place.final_state = found.initial_state.matrix();
+    ASSERT_OK(RunOn(execution, implementation, in_place));
+    ExpectClose("final_state in place", found.initial_state, continued.final_state, inner);
+    ASSERT_OK(RunOn(execution, implementation, found.forward()));
     ExpectClose("y", found.y, expected.y, output);
-    ExpectClose("checkpoints", found.checkpoints, expected.checkpoints, f32);
+    ExpectClose("checkpoints", found.checkpoints, expected.checkpoints, inner);
   }
   const auto expect_gradients = [&](const Case& found, const Case& right) {
     ExpectClose("dx", found.dx, right.dx, output);
@@ -202,10 +215,11 @@ void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int6
   };
   for (const auto& implementation : SelectiveScanBackwardImplementations()) {
     SCOPED_TRACE(implementation.name);
+    if (devices == Devices::kCpu && implementation.device != DeviceKind::kCpu) continue;
     Case found = make();
     if (!implementation.accepts(found.backward()).empty()) continue;
     ASSERT_OK(reference::SelectiveScanForward(execution, found.forward()));
-    ASSERT_OK(implementation.run(execution, found.backward()));
+    ASSERT_OK(RunOn(execution, implementation, found.backward()));
     expect_gradients(found, expected);
     for (const bool in_place : {false, true}) {
       SCOPED_TRACE("continued");
@@ -213,37 +227,99 @@ void ExpectAgreement(const std::vector<int32_t>& offsets, int64_t channels, int6
       ASSERT_OK(reference::SelectiveScanForward(execution, again.continuation()));
       SelectiveScanBackwardArgs args = again.backward_of_continuation();
       if (in_place) args.dinitial_state = again.dfinal_state.matrix();
-      ASSERT_OK(implementation.run(execution, args));
+      ASSERT_OK(RunOn(execution, implementation, args));
       expect_gradients(again, continued);
       ExpectClose("dinitial_state", in_place ? again.dfinal_state : again.dinitial_state,
-                  continued.dinitial_state, f32);
+                  continued.dinitial_state, inner);
     }
-  }
-}
-
-void ExpectShapesAgree() {
-  for (const int64_t states : {1, 3, 4, 8, 16}) {
-    for (const int64_t channels : {1, 5, 32, 70}) {
-      for (const int64_t tokens : {1, 31, 32, 33, 100}) {
-        ExpectAgreement(Offsets(tokens), channels, states, DType::kF32);
-      }
-    }
-    ExpectAgreement(Offsets(100), 70, states, DType::kBf16);
   }
 }
 
 TEST(SelectiveScanTest, ImplementationsAgreeWithTheReference) {
-  ForEachSimdTarget(ExpectShapesAgree);
+  Devices devices = Devices::kAll;
+  ForEachSimdTarget([&] {
+    for (const int64_t states : {1, 3, 4, 8, 16}) {
+      for (const int64_t channels : {1, 5, 32, 70}) {
+        for (const int64_t tokens : {1, 31, 32, 33, 100}) {
+          ExpectAgreement(Offsets(tokens), channels, states, DType::kF32, devices);
+        }
+      }
+      ExpectAgreement(Offsets(100), 70, states, DType::kBf16, devices);
+    }
+    devices = Devices::kCpu;
+  });
 }
 
 // dt far above softplus's threshold, dt whose softplus is nearly zero, decays that underflow.
 TEST(SelectiveScanTest, ImplementationsAgreeAtExtremes) {
-  ForEachSimdTarget([] {
-    ExpectAgreement(Offsets(100), 20, 8, DType::kF32, {15, 60});
-    ExpectAgreement(Offsets(100), 20, 8, DType::kF32, {-80, -10});
-    ExpectAgreement(Offsets(100), 20, 8, DType::kF32, {-40, 40}, {4, 12});
-    ExpectAgreement(Offsets(100), 20, 8, DType::kBf16, {-100, 100}, {-10, 20});
+  Devices devices = Devices::kAll;
+  ForEachSimdTarget([&] {
+    ExpectAgreement(Offsets(100), 20, 8, DType::kF32, devices, {.dt = {15, 60}});
+    ExpectAgreement(Offsets(100), 20, 8, DType::kF32, devices, {.dt = {-80, -10}});
+    ExpectAgreement(Offsets(100), 20, 8, DType::kF32, devices, {.dt = {-40, 40}, .a_log = {4, 12}});
+    ExpectAgreement(Offsets(100), 20, 8, DType::kBf16, devices,
+                    {.dt = {-100, 100}, .a_log = {-10, 20}});
+    devices = Devices::kCpu;
   });
+}
+
+TEST(SelectiveScanTest, ImplementationsAgreeInF64) {
+  for (const int64_t states : {3, 8, 16}) {
+    ExpectAgreement(Offsets(100), 5, states, DType::kF64);
+    ExpectAgreement({0, 7, 7, 70, 130, 300}, 5, states, DType::kF64);
+  }
+}
+
+// Segments that begin inside documents, at their starts and without one; more than one block of
+// channels; states in shared memory.
+TEST(SelectiveScanTest, ImplementationsAgreeOverManySegments) {
+  const std::vector<int32_t> many = {0, 1, 63, 65, 65, 127, 190, 270, 300, 300};
+  for (const auto& offsets : std::vector<std::vector<int32_t>>{{0, 330}, {0, 64, 128, 330}, many}) {
+    ExpectAgreement(offsets, 5, 16, DType::kF32);
+  }
+  ExpectAgreement(many, 140, 8, DType::kBf16);
+  ExpectAgreement(many, 40, 20, DType::kF32);
+}
+
+// Documents of a few tokens: several in a step of the kernels, edges everywhere in it.
+TEST(SelectiveScanTest, ImplementationsAgreeOnShortDocuments) {
+  std::vector<int32_t> offsets = {0};
+  for (int i = 0; i < 40; ++i) offsets.push_back(offsets.back() + i % 6);
+  ExpectAgreement(offsets, 9, 8, DType::kF32);
+}
+
+// As in the model: B and C are columns of one matrix, and so are their gradients in its dtype.
+TEST(SelectiveScanTest, GradientsOfColumnsOfAWiderMatrixAgree) {
+  Execution execution;
+  constexpr int64_t kTokens = 50, kStates = 8, kStride = 3 + 2 * kStates;
+  for (const auto& implementation : SelectiveScanBackwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case c(20, kStates, {0, 20, kTokens}, DType::kBf16);
+    ASSERT_OK(reference::SelectiveScanForward(execution, c.forward()));
+    ASSERT_OK(RunOn(execution, implementation, c.backward()));
+    Tensor selection = Tensor::OnHost(DType::kBf16, {kTokens, kStride});
+    for (int64_t t = 0; t < kTokens; ++t) {
+      BFloat16* row = selection.data<BFloat16>() + t * kStride + 3;
+      std::copy_n(c.b.data<BFloat16>() + t * kStates, kStates, row);
+      std::copy_n(c.c.data<BFloat16>() + t * kStates, kStates, row + kStates);
+    }
+    Tensor dselection = Tensor::OnHost(DType::kBf16, {kTokens, kStride});
+    SelectiveScanBackwardArgs args = c.backward();
+    args.in.b = selection.columns(3, kStates);
+    args.in.c = selection.columns(3 + kStates, kStates);
+    args.db = dselection.columns(3, kStates);
+    args.dc = dselection.columns(3 + kStates, kStates);
+    ASSERT_OK(RunOn(execution, implementation, args));
+    Tensor db = Tensor::OnHost(DType::kBf16, {kTokens, kStates}), dc = db.Clone();
+    for (int64_t t = 0; t < kTokens; ++t) {
+      const BFloat16* row = dselection.data<BFloat16>() + t * kStride + 3;
+      std::copy_n(row, kStates, db.data<BFloat16>() + t * kStates);
+      std::copy_n(row + kStates, kStates, dc.data<BFloat16>() + t * kStates);
+    }
+    // One rounding, to either side of a tie.
+    ExpectClose("db", db, c.db, 2 * RoundingError(DType::kBf16));
+    ExpectClose("dc", dc, c.dc, 2 * RoundingError(DType::kBf16));
+  }
 }
 
 // One document given in pieces, the state passed on, equals one call.
@@ -358,6 +434,27 @@ TEST(SelectiveScanTest, ThreadsDoNotChangeBits) {
   ExpectSameBits("da_log", a.da_log, b.da_log);
   ExpectSameBits("dd", a.dd, b.dd);
   ExpectSameBits("ddt_bias", a.ddt_bias, b.ddt_bias);
+}
+
+// On an emulated device threads run in another order each time.
+TEST(SelectiveScanTest, BitsRepeat) {
+  Execution execution;
+  const std::vector<int32_t> offsets = {0, 70, 71, 200};
+  for (const auto& implementation : SelectiveScanBackwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case first(70, 16, offsets, DType::kF32);
+    ASSERT_OK(reference::SelectiveScanForward(execution, first.forward()));
+    ASSERT_OK(RunOn(execution, implementation, first.backward()));
+    for (int run = 0; run < 2; ++run) {
+      Case again(70, 16, offsets, DType::kF32);
+      ASSERT_OK(reference::SelectiveScanForward(execution, again.forward()));
+      ASSERT_OK(RunOn(execution, implementation, again.backward()));
+      for (auto member : {&Case::dx, &Case::ddt, &Case::dz, &Case::db, &Case::dc, &Case::da_log,
+                          &Case::dd, &Case::ddt_bias}) {
+        ExpectSameBits("a gradient", again.*member, first.*member);
+      }
+    }
+  }
 }
 
 // A document's outputs and input gradients do not depend on where it lies in the microbatch nor on
