@@ -10,6 +10,9 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 
+HostMemorySource host_memory = {[](size_t bytes) { return std::aligned_alloc(kAlignment, bytes); },
+                                std::free};
+
 [[noreturn]] void OutOfMemory(size_t bytes, size_t held) {
   std::fprintf(stderr,
                "plait: out of memory: asked the system for %zu bytes while holding %zu; use a "
@@ -23,22 +26,23 @@ constexpr size_t kAlignment = 64;
 
 std::shared_ptr<void> AllocateZeroed(size_t bytes) {
   const size_t size = (bytes + kAlignment) / kAlignment * kAlignment;
-  void* block = std::aligned_alloc(kAlignment, size);
+  void* block = host_memory.allocate(size);
   if (block == nullptr) OutOfMemory(size, 0);
   std::memset(block, 0, size);
-  return std::shared_ptr<void>(block, std::free);
+  return std::shared_ptr<void>(block, host_memory.free);
 }
+
+void SetHostMemorySource(HostMemorySource source) { host_memory = source; }
 
 Allocator::~Allocator() { Trim(); }
 
 void* Allocator::TakeFromSystem(size_t size_class) {
-  return runtime_ == nullptr ? std::aligned_alloc(kAlignment, size_class)
-                             : runtime_->Allocate(size_class);
+  return runtime_ == nullptr ? host_memory.allocate(size_class) : runtime_->Allocate(size_class);
 }
 
 void Allocator::GiveToSystem(void* block) {
   if (runtime_ == nullptr) {
-    std::free(block);
+    host_memory.free(block);
   } else {
     runtime_->Free(block);
   }
@@ -72,12 +76,14 @@ std::shared_ptr<void> Allocator::Allocate(size_t bytes) {
     }
     if (block == nullptr) OutOfMemory(size_class, bytes_in_use() - size_class);
   }
+  if (runtime_ != nullptr) runtime_->Use(block, bytes);
   return std::shared_ptr<void>(block, [self = shared_from_this(), size_class](void* freed) {
     self->Release(freed, size_class);
   });
 }
 
 void Allocator::Release(void* block, size_t size_class) {
+  if (runtime_ != nullptr) runtime_->Use(block, 0);
   std::lock_guard lock(mutex_);
   cached_[size_class].push_back(block);
   in_use_ -= size_class;

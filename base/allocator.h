@@ -61,4 +61,15 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
 // Zeroed host memory of its own, 64-byte aligned.
 std::shared_ptr<void> AllocateZeroed(size_t bytes);
 
+// Where host memory comes from, of AllocateZeroed and of every host allocator.
+struct HostMemorySource {
+  // Uninitialised, 64-byte aligned, of a multiple of 64 bytes; null where there is none left.
+  void* (*allocate)(size_t bytes);
+  void (*free)(void* block);
+};
+
+// In place of the C library, from then on. For tests on a device, whose kernels work on the host's
+// tensors. Before any other thread is started; what was allocated before must not be freed after.
+void SetHostMemorySource(HostMemorySource source);
+
 }  // namespace plait

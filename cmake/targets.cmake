@@ -7,6 +7,10 @@ target_compile_options(plait_flags INTERFACE
     -ffp-contract=off -fno-math-errno $<$<BOOL:${PLAIT_PRECOMPILE}>:-fpch-preprocess>>)
 # No executable exports what it took from an archive: see Protobuf in dependencies.cmake.
 target_link_options(plait_flags INTERFACE LINKER:--exclude-libs,ALL)
+# Programs can be moved together with the libraries that they need (tools/make_bundle.sh). RPATH, not RUNPATH: it holds
+# for what those libraries need in turn.
+set(CMAKE_BUILD_RPATH "\$ORIGIN/../lib")
+target_link_options(plait_flags INTERFACE LINKER:--disable-new-dtags)
 if(PLAIT_SANITIZE)
   target_compile_options(plait_flags INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${PLAIT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
@@ -58,21 +62,37 @@ function(plait_library name)
   endif()
 endfunction()
 
-# plait_test(<name> SOURCES ... DEPENDS ... [LABELS ...] [TIMEOUT seconds]): one executable; CTest runs it whole.
+# plait_test(<name> SOURCES ... DEPENDS ... [LABELS ...] [TIMEOUT seconds] [DEVICE_NAME <name>]): one executable; CTest
+# runs it whole. DEVICE_NAME: of the same objects, linked with CUDA in place of the emulation: label gpu, skipped where
+# there is no device.
 function(plait_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPENDS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT;DEVICE_NAME" "SOURCES;DEPENDS;LABELS" ${ARGN})
   if(NOT ARG_LABELS)
     set(ARG_LABELS fast)
   endif()
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
   endif()
+  set(compiled ${name})
+  if(ARG_DEVICE_NAME)
+    set(compiled ${name}_objects)
+    add_library(${compiled} OBJECT ${ARG_SOURCES})
+    target_link_libraries(${compiled} PRIVATE ${ARG_DEPENDS} plait_test_support GTest::gmock)
+    set(ARG_SOURCES $<TARGET_OBJECTS:${compiled}>)
+    add_executable(${ARG_DEVICE_NAME} ${ARG_SOURCES})
+    target_link_libraries(${ARG_DEVICE_NAME} PRIVATE ${ARG_DEPENDS} plait_test_support plait_device_main GTest::gmock)
+    set_target_properties(${ARG_DEVICE_NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests
+      LINKER_LANGUAGE CXX)
+    add_test(NAME ${ARG_DEVICE_NAME} COMMAND ${ARG_DEVICE_NAME} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(${ARG_DEVICE_NAME} PROPERTIES LABELS gpu TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77
+      RESOURCE_LOCK gpu ENVIRONMENT "${PLAIT_TEST_ENVIRONMENT}")
+  endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} plait_test_support GTest::gmock GTest::gtest_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests
     PLAIT_EMULATED_DEVICE ON LINKER_LANGUAGE CXX)
   if(PLAIT_PRECOMPILE)
-    target_precompile_headers(${name} REUSE_FROM plait_precompiled_tests)
+    target_precompile_headers(${compiled} REUSE_FROM plait_precompiled_tests)
   endif()
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}

@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/onednn_grouped_matmul.h"
+#include "kernels/cuda/cutlass_grouped_matmul.h"
 #include "kernels/cuda/grouped_matmul.h"
 #include "kernels/cuda/library_grouped_matmul.h"
 #include "kernels/reference/grouped_matmul.h"
@@ -19,6 +20,7 @@ constexpr Implementation<GroupedMatmulArgs> kMatmul[] = {
     {"reference", DeviceKind::kCpu, AcceptsAll<GroupedMatmulArgs>, reference::GroupedMatmul},
     {"cuda library", DeviceKind::kCuda, cuda::AcceptsLibraryGroupedMatmul,
      cuda::LibraryGroupedMatmul},
+    {"cutlass", DeviceKind::kCuda, cuda::AcceptsCutlassGroupedMatmul, cuda::CutlassGroupedMatmul},
     {"cuda", DeviceKind::kCuda, cuda::AcceptsGroupedMatmul, cuda::GroupedMatmul},
 };
 constexpr Implementation<GroupedWeightGradientArgs> kWeightGradient[] = {

@@ -47,7 +47,7 @@ template <class... Parameters, class... Arguments>
 int LaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
                  void* stream, const Arguments&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return 0;
-  if (dynamic_shared_bytes > (48 << 10)) {
+  if (dynamic_shared_bytes > 0) {  // else 48 KiB less the static arrays are the limit
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                    static_cast<int>(dynamic_shared_bytes));

@@ -27,16 +27,15 @@ class EventWork : public PendingWork {
   ~EventWork() override {
     if (event_ != nullptr) cudaEventDestroy(event_);
   }
-  absl::Status Record(cudaStream_t stream) {
-    PLAIT_RETURN_IF_ERROR(
-        ToStatus(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "making an event"));
+  absl::Status Record(cudaStream_t stream, unsigned flags) {
+    PLAIT_RETURN_IF_ERROR(ToStatus(cudaEventCreateWithFlags(&event_, flags), "making an event"));
     return ToStatus(cudaEventRecord(event_, stream), "recording an event");
   }
   absl::Status Wait() override {
     return ToStatus(cudaEventSynchronize(event_), "waiting for the device");
   }
   bool Test() override { return cudaEventQuery(event_) != cudaErrorNotReady; }
-  bool OnDevice() const override { return true; }
+  PendingWork* DeviceWork() override { return this; }
   cudaEvent_t event() const { return event_; }
 
  private:
@@ -53,6 +52,9 @@ class CudaRuntime : public DeviceRuntime {
 
   std::string DeviceName() const override { return name_; }
   size_t MemoryBytes() const override { return memory_bytes_; }
+  absl::Status MakeCurrent() override {
+    return ToStatus(cudaSetDevice(index_), "choosing a device");
+  }
 
   void* Allocate(size_t bytes) override {
     void* block = nullptr;
@@ -94,8 +96,22 @@ class CudaRuntime : public DeviceRuntime {
   }
   absl::StatusOr<std::shared_ptr<PendingWork>> Record(StreamHandle stream) override {
     auto work = std::make_shared<EventWork>();
-    PLAIT_RETURN_IF_ERROR(work->Record(Stream(stream)));
+    PLAIT_RETURN_IF_ERROR(work->Record(Stream(stream), cudaEventDisableTiming));
     return work;
+  }
+  absl::StatusOr<std::shared_ptr<PendingWork>> RecordTime(StreamHandle stream) override {
+    auto work = std::make_shared<EventWork>();
+    PLAIT_RETURN_IF_ERROR(work->Record(Stream(stream), cudaEventDefault));
+    return work;
+  }
+  absl::StatusOr<double> SecondsBetween(PendingWork& begin, PendingWork& end) override {
+    PLAIT_RETURN_IF_ERROR(end.Wait());
+    float milliseconds = 0;
+    PLAIT_RETURN_IF_ERROR(
+        ToStatus(cudaEventElapsedTime(&milliseconds, static_cast<EventWork&>(begin).event(),
+                                      static_cast<EventWork&>(end).event()),
+                 "asking for the time between events"));
+    return milliseconds * 1e-3;
   }
   absl::Status WaitFor(StreamHandle stream, PendingWork& work) override {
     return ToStatus(cudaStreamWaitEvent(Stream(stream), static_cast<EventWork&>(work).event(), 0),

@@ -2,6 +2,7 @@
 # compiler for the emulation.
 set(PLAIT_DEVICE_SOURCES
   device_copies.cc
+  library_grouped_matmul.cc
   attention.cu
   attention_backward.cu
   attention_merge.cu
@@ -14,6 +15,7 @@ set(PLAIT_DEVICE_SOURCES
   matmul.cu
   optimizer_update.cu
   piece_sum.cu
+  rank_reduction.cu
   real_sums.cu
   rms_norm.cu
   rotary_embedding.cu
@@ -21,6 +23,6 @@ set(PLAIT_DEVICE_SOURCES
   vocabulary_merge.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
-  library_grouped_matmul.cc
+  cutlass_grouped_matmul.cu
   library_product.cc
   runtime.cc)

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <thread>
 
 #include "base/allocator.h"
@@ -49,6 +51,30 @@ TEST(AllocatorTest, FreedBlocksAreHandedOutAgain) {
   EXPECT_EQ(execution.allocator().bytes_in_use(), 0u);
   EXPECT_EQ(execution.Empty(DType::kF32, {1000}).raw(), first);
   EXPECT_GE(execution.allocator().bytes_in_use_peak(), 4000u);
+}
+
+TEST(AllocatorTest, HostMemoryComesFromItsSource) {
+  static int64_t taken, given_back;
+  taken = given_back = 0;
+  SetHostMemorySource({[](size_t bytes) -> void* {
+                         ++taken;
+                         EXPECT_EQ(bytes % 64, 0u);
+                         return std::memset(std::aligned_alloc(64, bytes), 0xff, bytes);
+                       },
+                       [](void* block) {
+                         ++given_back;
+                         std::free(block);
+                       }});
+  {
+    Execution execution;
+    const Tensor own = Tensor::OnHost(DType::kF32, {1000});
+    EXPECT_EQ(own.data<float>()[999], 0);
+    EXPECT_EQ(taken, 1);
+    const Tensor cached = execution.Empty(DType::kF32, {1000});
+    EXPECT_EQ(taken, 2);
+  }
+  EXPECT_EQ(given_back, 2);
+  SetHostMemorySource({[](size_t bytes) { return std::aligned_alloc(64, bytes); }, std::free});
 }
 
 TEST(AllocatorTest, TensorsOutliveTheirExecution) {
