@@ -1,7 +1,8 @@
-// Attention on a CUDA device by kernels of our own, for bf16, f32 and f64 and every layout of
-// attention_args.h: what cuDNN does not take. Flash-style: tiles of keys (queries) in shared
-// memory, an online softmax; a warp holds a few queries (keys), its lanes their elements. Gradients
-// of queries are summed by tiles of queries and those of keys by tiles of keys, in a fixed order.
+// Attention on a CUDA device by plait's own kernels, flash-style: tiles in shared memory, online
+// softmax, sums in registers. Takes what attention_args.h describes, in bf16, f32 and f64 and with
+// heads of up to 256 elements; cudnn_attention.h is quicker where it accepts. The backward goes
+// twice over the scores, by queries for dq and by keys for dk and dv, so that no two blocks add to
+// one element: bits repeat.
 #pragma once
 
 #include <string>

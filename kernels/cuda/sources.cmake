@@ -4,6 +4,7 @@ set(PLAIT_DEVICE_SOURCES
   device_copies.cc
   library_grouped_matmul.cc
   attention.cu
+  attention_backward.cu
   attention_merge.cu
   causal_convolution.cu
   elementwise.cu
