@@ -4,4 +4,4 @@ set(PLAIT_DEVICE_SOURCES
   device_copies.cc rms_norm.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
-  runtime.cc)
+  cublaslt_library.cc runtime.cc)
