@@ -9,7 +9,7 @@ target_compile_options(plait_flags INTERFACE
 target_link_options(plait_flags INTERFACE LINKER:--exclude-libs,ALL)
 # Programs can be moved together with the libraries that they need (tools/make_bundle.sh). RPATH, not RUNPATH: it holds
 # for what those libraries need in turn.
-set(CMAKE_BUILD_RPATH "\$ORIGIN/../lib")
+set(CMAKE_BUILD_RPATH "\$ORIGIN/../lib" "\$ORIGIN/../lib/openmpi")
 target_link_options(plait_flags INTERFACE LINKER:--disable-new-dtags)
 if(PLAIT_SANITIZE)
   target_compile_options(plait_flags INTERFACE

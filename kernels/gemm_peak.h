@@ -1,6 +1,6 @@
 // Measured peak of the matrix product on this machine: the yardstick of training's FLOP/s. Best of
 // several runs over a fixed list of shapes, by the implementation that matmul chooses (hence with
-// the run's instruction set), on every thread of the execution.
+// the run's instruction set), on every thread of the execution, or on its device.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
 // The arguments that `plait bench kernels` times: one function an operation.
+#include <cmath>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/random.h"
 #include "kernels/attention.h"
 #include "kernels/causal_convolution.h"
 #include "kernels/gated_activation.h"
@@ -11,97 +11,89 @@
 #include "kernels/matmul.h"
 #include "kernels/optimizer_update.h"
 #include "kernels/rms_norm.h"
+#include "kernels/rotary_embedding.h"
 #include "kernels/selective_scan.h"
 #include "kernels/selective_scan_summary.h"
 #include "kernels/token_cross_entropy.h"
+#include "tools/kernel_operands.h"
 #include "tools/kernel_timer.h"
 
 namespace plait {
 namespace {
 
-constexpr int64_t kModelDim = 256;
-constexpr int64_t kHiddenDim = 448;
-constexpr int64_t kChannels = 512;
-constexpr int64_t kStates = 16;
-constexpr int64_t kConvWidth = 4;
-constexpr int64_t kHeads = 4, kKvHeads = 2, kHeadDim = 64;
-constexpr int64_t kExperts = 4, kExpertsPerToken = 2;
-constexpr int64_t kVocabulary = 8192;
-constexpr int64_t kDocumentTokens = 512;
-
-// Uniform in [-0.5, 0.5).
-Tensor Random(DType dtype, const Shape& shape) {
-  const RandomKey key(/*seed=*/1, RandomPurpose::kTest, "kernel benchmark");
-  Tensor tensor = Tensor::OnHost(DType::kF32, shape);
-  for (int64_t i = 0; i < tensor.num_elements(); ++i) {
-    tensor.data<float>()[i] =
-        static_cast<float>(key.Words(static_cast<uint64_t>(i))[0]) * 0x1.0p-32f - 0.5f;
-  }
-  return dtype == DType::kF32 ? tensor : tensor.Converted(dtype);
-}
-Tensor Bf16(int64_t rows, int64_t columns) { return Random(DType::kBf16, {rows, columns}); }
-Tensor F32(int64_t size) { return Random(DType::kF32, {size}); }
-Tensor F32(int64_t rows, int64_t columns) { return Random(DType::kF32, {rows, columns}); }
-
-// A document begins every kDocumentTokens.
-std::vector<int32_t> Documents(int64_t tokens) {
-  std::vector<int32_t> offsets;
-  for (int64_t t = 0; t < tokens; t += kDocumentTokens) offsets.push_back(static_cast<int32_t>(t));
-  offsets.push_back(static_cast<int32_t>(tokens));
-  return offsets;
-}
-
-std::string Words(int64_t tokens, const std::string& rest) {
-  return absl::StrCat(tokens, " tokens, ", rest, ", bf16");
-}
-
-absl::Status TimeMatmul(KernelTimer& timer, int64_t tokens) {
-  const Tensor x = Bf16(tokens, kModelDim), w = Bf16(2 * kChannels, kModelDim);
-  Tensor y = Bf16(tokens, 2 * kChannels);
-  const double flops = 2.0 * tokens * kModelDim * 2 * kChannels;
+absl::Status TimeMatmul(KernelTimer& timer, const KernelSizes& sizes) {
+  const int64_t m = sizes.tokens, k = sizes.model_dim, n = 2 * sizes.channels;
+  Operands make(timer);
+  const Tensor x = make.Bf16(m, k), w = make.Bf16(n, k);
+  Tensor y = make.Bf16(m, n);
+  PLAIT_RETURN_IF_ERROR(make.status());
   return timer.Time<MatmulArgs>(
-      "matmul", Words(tokens, "256 to 1024"), flops, x.bytes() + w.bytes() + y.bytes(),
-      MatmulImplementations(),
+      "matmul", Describe(sizes, k, " to ", n),
+      {.bytes = Bytes({&x, &w, &y}), .flops = 2.0 * Product(m, n, k)}, MatmulImplementations(),
       {.a = x.matrix(), .b = w.matrix(), .transpose_b = Transpose::kYes, .c = y.matrix()});
 }
 
-absl::Status TimeGroupedMatmul(KernelTimer& timer, int64_t tokens) {
-  const int64_t rows = tokens * kExpertsPerToken;
+// The experts' first product: forward, gradient of its input, gradient of its weights.
+absl::Status TimeGroupedMatmul(KernelTimer& timer, const KernelSizes& sizes) {
+  const int64_t rows = sizes.tokens * sizes.experts_per_token, groups = sizes.experts;
+  const int64_t k = sizes.model_dim, n = 2 * sizes.hidden_dim;
   std::vector<int32_t> offsets;
-  for (int64_t e = 0; e <= kExperts; ++e)
-    offsets.push_back(static_cast<int32_t>(rows * e / kExperts));
-  const Tensor x = Bf16(rows, kModelDim), w = Bf16(kExperts * 2 * kHiddenDim, kModelDim);
-  Tensor y = Bf16(rows, 2 * kHiddenDim);
-  const double flops = 2.0 * rows * kModelDim * 2 * kHiddenDim;
-  return timer.Time<GroupedMatmulArgs>(
-      "grouped_matmul", Words(tokens, "2 of 4 experts, 256 to 896"), flops,
-      x.bytes() + w.bytes() + y.bytes(), GroupedMatmulImplementations(),
-      {.a = x.matrix(),
+  for (int64_t e = 0; e <= groups; ++e) offsets.push_back(static_cast<int32_t>(rows * e / groups));
+  const std::string shape =
+      Describe(sizes, sizes.experts_per_token, " of ", groups, " experts, ", k, " to ", n);
+  Operands make(timer);
+  Tensor x = make.Bf16(rows, k), y = make.Bf16(rows, n);
+  const Tensor w = make.Bf16(groups * n, k);
+  PLAIT_RETURN_IF_ERROR(make.status());
+  const KernelWork work{.bytes = Bytes({&x, &w, &y}), .flops = 2.0 * Product(rows, n, k)};
+  PLAIT_RETURN_IF_ERROR(timer.Time<GroupedMatmulArgs>("grouped_matmul", shape, work,
+                                                      GroupedMatmulImplementations(),
+                                                      {.a = x.matrix(),
+                                                       .offsets = offsets.data(),
+                                                       .groups = groups,
+                                                       .b = w.matrix(),
+                                                       .transpose_b = Transpose::kYes,
+                                                       .c = y.matrix()}));
+  PLAIT_RETURN_IF_ERROR(timer.Time<GroupedMatmulArgs>("grouped_matmul_dgrad", shape, work,
+                                                      GroupedMatmulImplementations(),
+                                                      {.a = y.matrix(),
+                                                       .offsets = offsets.data(),
+                                                       .groups = groups,
+                                                       .b = w.matrix(),
+                                                       .c = x.matrix()}));
+  Tensor dw = make.F32(groups * n, k);
+  PLAIT_RETURN_IF_ERROR(make.status());
+  return timer.Time<GroupedWeightGradientArgs>(
+      "grouped_weight_gradient", shape, {.bytes = Bytes({&x, &y, &dw, &dw}), .flops = work.flops},
+      GroupedWeightGradientImplementations(),
+      {.a = y.matrix(),
+       .b = x.matrix(),
        .offsets = offsets.data(),
-       .groups = kExperts,
-       .b = w.matrix(),
-       .transpose_b = Transpose::kYes,
-       .c = y.matrix()});
+       .groups = groups,
+       .c = dw.matrix()});
 }
 
-absl::Status TimeRmsNorm(KernelTimer& timer, int64_t tokens) {
-  const std::string shape = Words(tokens, "256 wide, residual");
-  const Tensor x = Bf16(tokens, kModelDim), dy = Bf16(tokens, kModelDim), weight = F32(kModelDim);
-  Tensor residual = Bf16(tokens, kModelDim), y = Bf16(tokens, kModelDim);
-  Tensor inverse_rms = F32(tokens), dweight = F32(kModelDim), dr = Bf16(tokens, kModelDim);
-  PLAIT_RETURN_IF_ERROR(timer.Time<RmsNormForwardArgs>(
-      "rms_norm_forward", shape, 0, 4.0 * x.bytes(), RmsNormForwardImplementations(),
-      {.x = x.matrix(),
-       .residual = residual.matrix(),
-       .weight = weight.vector(),
-       .sum = residual.matrix(),
-       .y = y.matrix(),
-       .inverse_rms = inverse_rms.vector()}));
-  const Tensor r = Bf16(tokens, kModelDim);
-  return timer.Time<RmsNormBackwardArgs>("rms_norm_backward", shape, 0, 4.0 * x.bytes(),
+absl::Status TimeRmsNorm(KernelTimer& timer, const KernelSizes& sizes) {
+  const int64_t tokens = sizes.tokens, dim = sizes.model_dim;
+  const std::string shape = Describe(sizes, dim, " wide, residual");
+  Operands make(timer);
+  const Tensor x = make.Bf16(tokens, dim), dy = make.Bf16(tokens, dim), weight = make.F32(dim);
+  Tensor residual = make.Bf16(tokens, dim), y = make.Bf16(tokens, dim);
+  Tensor inverse_rms = make.F32(tokens), dweight = make.F32(dim), dr = make.Bf16(tokens, dim);
+  PLAIT_RETURN_IF_ERROR(make.status());
+  const KernelWork work{.bytes = Bytes({&x, &x, &x, &x})};
+  PLAIT_RETURN_IF_ERROR(timer.Time<RmsNormForwardArgs>("rms_norm_forward", shape, work,
+                                                       RmsNormForwardImplementations(),
+                                                       {.x = x.matrix(),
+                                                        .residual = residual.matrix(),
+                                                        .weight = weight.vector(),
+                                                        .sum = residual.matrix(),
+                                                        .y = y.matrix(),
+                                                        .inverse_rms = inverse_rms.vector()}));
+  return timer.Time<RmsNormBackwardArgs>("rms_norm_backward", shape, work,
                                          RmsNormBackwardImplementations(),
                                          {.dy = dy.matrix(),
-                                          .r = r.matrix(),
+                                          .r = x.matrix(),
                                           .weight = weight.vector(),
                                           .inverse_rms = inverse_rms.vector(),
                                           .dr_in = dr.matrix(),
@@ -109,34 +101,57 @@ absl::Status TimeRmsNorm(KernelTimer& timer, int64_t tokens) {
                                           .dweight = dweight.vector()});
 }
 
-absl::Status TimeGatedActivation(KernelTimer& timer, int64_t tokens) {
-  const std::string shape = Words(tokens, "448 wide");
-  const Tensor gate = Bf16(tokens, kHiddenDim), up = gate.Clone(), dout = gate.Clone();
-  Tensor out = gate.Clone(), dgate = gate.Clone(), dup = gate.Clone();
+absl::Status TimeGatedActivation(KernelTimer& timer, const KernelSizes& sizes) {
+  const int64_t tokens = sizes.tokens, dim = sizes.hidden_dim;
+  const std::string shape = Describe(sizes, dim, " wide");
+  Operands make(timer);
+  const Tensor gate = make.Bf16(tokens, dim), up = make.Bf16(tokens, dim);
+  const Tensor dout = make.Bf16(tokens, dim);
+  Tensor out = make.Bf16(tokens, dim), dgate = make.Bf16(tokens, dim);
+  PLAIT_RETURN_IF_ERROR(make.status());
   PLAIT_RETURN_IF_ERROR(timer.Time<GatedActivationForwardArgs>(
-      "gated_activation_forward", shape, 0, 3.0 * gate.bytes(),
+      "gated_activation_forward", shape, {.bytes = Bytes({&gate, &up, &out})},
       GatedActivationForwardImplementations(),
       {.gate = gate.matrix(), .up = up.matrix(), .out = out.matrix()}));
-  return timer.Time<GatedActivationBackwardArgs>("gated_activation_backward", shape, 0,
-                                                 5.0 * gate.bytes(),
-                                                 GatedActivationBackwardImplementations(),
-                                                 {.gate = gate.matrix(),
-                                                  .up = up.matrix(),
-                                                  .dout = dout.matrix(),
-                                                  .dgate = dgate.matrix(),
-                                                  .dup = dup.matrix()});
+  return timer.Time<GatedActivationBackwardArgs>(
+      "gated_activation_backward", shape, {.bytes = Bytes({&gate, &up, &dout, &dgate, &out})},
+      GatedActivationBackwardImplementations(),
+      {.gate = gate.matrix(),
+       .up = up.matrix(),
+       .dout = dout.matrix(),
+       .dgate = dgate.matrix(),
+       .dup = out.matrix()});
 }
 
-absl::Status TimeCausalConvolution(KernelTimer& timer, int64_t tokens) {
-  const std::string shape = Words(tokens, "512 channels, width 4");
-  const std::vector<int32_t> offsets = Documents(tokens);
+absl::Status TimeRotaryEmbedding(KernelTimer& timer, const KernelSizes& sizes) {
+  Operands make(timer);
+  Tensor x = make.Bf16(sizes.tokens, sizes.heads * sizes.head_dim);
+  const Tensor positions =
+      make.Integers(sizes.tokens, [&](int64_t t) { return t % sizes.document_tokens; });
+  PLAIT_RETURN_IF_ERROR(make.status());
+  return timer.Time<RotaryEmbeddingArgs>(
+      "rotary_embedding", Describe(sizes, sizes.heads, " heads of ", sizes.head_dim),
+      {.bytes = Bytes({&x, &x})}, RotaryEmbeddingImplementations(),
+      {.x = x.matrix(),
+       .positions = positions.data<int32_t>(),
+       .heads = sizes.heads,
+       .head_dim = sizes.head_dim});
+}
+
+absl::Status TimeCausalConvolution(KernelTimer& timer, const KernelSizes& sizes) {
+  constexpr int64_t kWidth = 4;
+  const int64_t tokens = sizes.tokens, channels = sizes.channels;
+  const std::string shape = Describe(sizes, channels, " channels, width ", kWidth);
+  const std::vector<int32_t> offsets = Documents(sizes);
   const auto documents = static_cast<int64_t>(offsets.size()) - 1;
-  const Tensor x = Bf16(tokens, kChannels), dy = x.Clone();
-  const Tensor weight = F32(kChannels, kConvWidth), bias = F32(kChannels);
-  Tensor y = x.Clone(), dx = x.Clone();
-  Tensor dweight = F32(kChannels, kConvWidth), dbias = F32(kChannels);
+  Operands make(timer);
+  const Tensor x = make.Bf16(tokens, channels), dy = make.Bf16(tokens, channels);
+  const Tensor weight = make.F32(channels, kWidth), bias = make.F32(channels);
+  Tensor y = make.Bf16(tokens, channels);
+  Tensor dweight = make.F32(channels, kWidth), dbias = make.F32(channels);
+  PLAIT_RETURN_IF_ERROR(make.status());
   PLAIT_RETURN_IF_ERROR(timer.Time<CausalConvolutionForwardArgs>(
-      "causal_convolution_forward", shape, 0, 2.0 * x.bytes(),
+      "causal_convolution_forward", shape, {.bytes = Bytes({&x, &y})},
       CausalConvolutionForwardImplementations(),
       {.x = x.matrix(),
        .weight = weight.matrix(),
@@ -144,8 +159,8 @@ absl::Status TimeCausalConvolution(KernelTimer& timer, int64_t tokens) {
        .documents = documents,
        .document_offsets = offsets.data(),
        .y = y.matrix()}));
-  return timer.Time<CausalConvolutionBackwardArgs>("causal_convolution_backward", shape, 0,
-                                                   3.0 * x.bytes(),
+  return timer.Time<CausalConvolutionBackwardArgs>("causal_convolution_backward", shape,
+                                                   {.bytes = Bytes({&x, &dy, &y})},
                                                    CausalConvolutionBackwardImplementations(),
                                                    {.x = x.matrix(),
                                                     .weight = weight.matrix(),
@@ -153,17 +168,27 @@ absl::Status TimeCausalConvolution(KernelTimer& timer, int64_t tokens) {
                                                     .documents = documents,
                                                     .document_offsets = offsets.data(),
                                                     .dy = dy.matrix(),
-                                                    .dx = dx.matrix(),
+                                                    .dx = y.matrix(),
                                                     .dweight = dweight.matrix(),
                                                     .dbias = dbias.vector()});
 }
 
+// An exponential and four multiply-adds a state and token forward, thirteen backward.
+KernelWork ScanWork(const KernelSizes& sizes, double bytes, double vector_operations) {
+  const double states = Product(sizes.tokens, sizes.channels, sizes.states);
+  return {.bytes = bytes, .exponentials = states, .vector_operations = vector_operations * states};
+}
+
 // Arguments of the scan that its summary shares: a whole microbatch as one part of a document.
-absl::Status TimeSelectiveScanSummary(KernelTimer& timer, const SelectiveScanInputs& in,
-                                      const Tensor& dy, const std::string& shape) {
-  Tensor state = F32(kStates, kChannels), carried = state.Clone(), delta_sum = F32(kChannels);
+absl::Status TimeSelectiveScanSummary(KernelTimer& timer, const KernelSizes& sizes,
+                                      const SelectiveScanInputs& in, const Tensor& dy,
+                                      const std::string& shape) {
+  Operands make(timer);
+  Tensor state = make.F32(sizes.states, sizes.channels);
+  Tensor carried = make.F32(sizes.states, sizes.channels), delta_sum = make.F32(sizes.channels);
+  PLAIT_RETURN_IF_ERROR(make.status());
   PLAIT_RETURN_IF_ERROR(timer.Time<SelectiveScanSummaryForwardArgs>(
-      "selective_scan_summary_forward", shape, 0, 2.0 * dy.bytes(),
+      "selective_scan_summary_forward", shape, ScanWork(sizes, Bytes({&dy, &dy}), 2),
       SelectiveScanSummaryForwardImplementations(),
       {.x = in.x,
        .dt = in.dt,
@@ -173,7 +198,7 @@ absl::Status TimeSelectiveScanSummary(KernelTimer& timer, const SelectiveScanInp
        .final_state = state.matrix(),
        .delta_sum = delta_sum.vector()}));
   PLAIT_RETURN_IF_ERROR(timer.Time<SelectiveScanSummaryBackwardArgs>(
-      "selective_scan_summary_backward", shape, 0, 3.0 * dy.bytes(),
+      "selective_scan_summary_backward", shape, ScanWork(sizes, Bytes({&dy, &dy, &dy}), 2),
       SelectiveScanSummaryBackwardImplementations(),
       {.dt = in.dt,
        .z = in.z,
@@ -183,23 +208,29 @@ absl::Status TimeSelectiveScanSummary(KernelTimer& timer, const SelectiveScanInp
        .dt_bias = in.dt_bias,
        .dinitial_state = state.matrix(),
        .delta_sum = delta_sum.vector()}));
-  return timer.Time<SelectiveScanCarryArgs>("selective_scan_carry", "512 channels, 16 states, f32",
-                                            0, 3.0 * state.bytes(),
-                                            SelectiveScanCarryImplementations(),
-                                            {.a_log = in.a_log,
-                                             .delta_sum = delta_sum.vector(),
-                                             .local = state.matrix(),
-                                             .state = carried.matrix()});
+  return timer.Time<SelectiveScanCarryArgs>(
+      "selective_scan_carry",
+      absl::StrCat(sizes.channels, " channels, ", sizes.states, " states, f32"),
+      {.bytes = Bytes({&state, &state, &state})}, SelectiveScanCarryImplementations(),
+      {.a_log = in.a_log,
+       .delta_sum = delta_sum.vector(),
+       .local = state.matrix(),
+       .state = carried.matrix()});
 }
 
-absl::Status TimeSelectiveScan(KernelTimer& timer, int64_t tokens) {
-  const std::string shape = Words(tokens, "512 channels, 16 states");
-  const std::vector<int32_t> offsets = Documents(tokens);
-  const Tensor x = Bf16(tokens, kChannels), dt = x.Clone(), z = x.Clone(), dy = x.Clone();
-  const Tensor b = Bf16(tokens, kStates), c = b.Clone();
-  const Tensor a_log = F32(kChannels, kStates), d = F32(kChannels), dt_bias = F32(kChannels);
-  Tensor y = x.Clone();
-  Tensor checkpoints = F32(NumSelectiveScanCheckpoints(tokens) * kStates, kChannels);
+absl::Status TimeSelectiveScan(KernelTimer& timer, const KernelSizes& sizes) {
+  const int64_t tokens = sizes.tokens, channels = sizes.channels, states = sizes.states;
+  const std::string shape = Describe(sizes, channels, " channels, ", states, " states");
+  const std::vector<int32_t> offsets = Documents(sizes);
+  Operands make(timer);
+  const Tensor x = make.Bf16(tokens, channels), dt = make.Bf16(tokens, channels);
+  const Tensor z = make.Bf16(tokens, channels), dy = make.Bf16(tokens, channels);
+  const Tensor b = make.Bf16(tokens, states), c = make.Bf16(tokens, states);
+  const Tensor a_log = make.F32(channels, states), d = make.F32(channels);
+  const Tensor dt_bias = make.F32(channels);
+  Tensor y = make.Bf16(tokens, channels);
+  Tensor checkpoints = make.F32(NumSelectiveScanCheckpoints(tokens) * states, channels);
+  PLAIT_RETURN_IF_ERROR(make.status());
   const SelectiveScanInputs in{.x = x.matrix(),
                                .dt = dt.matrix(),
                                .z = z.matrix(),
@@ -211,19 +242,23 @@ absl::Status TimeSelectiveScan(KernelTimer& timer, int64_t tokens) {
                                .documents = static_cast<int64_t>(offsets.size()) - 1,
                                .document_offsets = offsets.data()};
   PLAIT_RETURN_IF_ERROR(timer.Time<SelectiveScanForwardArgs>(
-      "selective_scan_forward", shape, 0, 4.0 * x.bytes() + checkpoints.bytes(),
+      "selective_scan_forward", shape,
+      ScanWork(sizes, Bytes({&x, &dt, &z, &b, &c, &y, &checkpoints}), 4),
       SelectiveScanForwardImplementations(),
       {.in = in, .y = y.matrix(), .checkpoints = checkpoints.matrix()}));
-  Tensor dx = x.Clone(), ddt = x.Clone(), dz = x.Clone();
-  Tensor db = F32(tokens, kStates), dc = F32(tokens, kStates);
-  Tensor da_log = F32(kChannels, kStates), dd = F32(kChannels), ddt_bias = F32(kChannels);
+  Tensor ddt = make.Bf16(tokens, channels), dz = make.Bf16(tokens, channels);
+  Tensor db = make.F32(tokens, states), dc = make.F32(tokens, states);
+  Tensor da_log = make.F32(channels, states), dd = make.F32(channels);
+  Tensor ddt_bias = make.F32(channels);
+  PLAIT_RETURN_IF_ERROR(make.status());
   PLAIT_RETURN_IF_ERROR(timer.Time<SelectiveScanBackwardArgs>(
-      "selective_scan_backward", shape, 0, 7.0 * x.bytes() + checkpoints.bytes(),
+      "selective_scan_backward", shape,
+      ScanWork(sizes, Bytes({&x, &dt, &z, &b, &c, &dy, &y, &ddt, &dz, &db, &dc, &checkpoints}), 13),
       SelectiveScanBackwardImplementations(),
       {.in = in,
        .checkpoints = checkpoints.matrix(),
        .dy = dy.matrix(),
-       .dx = dx.matrix(),
+       .dx = y.matrix(),
        .ddt = ddt.matrix(),
        .dz = dz.matrix(),
        .db = db.matrix(),
@@ -231,93 +266,113 @@ absl::Status TimeSelectiveScan(KernelTimer& timer, int64_t tokens) {
        .da_log = da_log.matrix(),
        .dd = dd.vector(),
        .ddt_bias = ddt_bias.vector()}));
-  return TimeSelectiveScanSummary(timer, in, dy, shape);
+  return TimeSelectiveScanSummary(timer, sizes, in, dy, shape);
 }
 
-absl::Status TimeAttention(KernelTimer& timer, int64_t tokens) {
-  const std::string shape = Words(tokens, "4 heads of 64, 2 key-value heads, documents of 512");
-  const std::vector<int32_t> offsets = Documents(tokens);
-  const AttentionLayout layout{.heads = kHeads,
-                               .kv_heads = kKvHeads,
-                               .head_dim = kHeadDim,
-                               .scale = 0.125,
+absl::Status TimeAttention(KernelTimer& timer, const KernelSizes& sizes) {
+  const int64_t tokens = sizes.tokens, heads = sizes.heads, kv_heads = sizes.kv_heads;
+  const std::string shape = Describe(sizes, heads, " heads of ", sizes.head_dim, ", ", kv_heads,
+                                     " key-value heads, documents of ", sizes.document_tokens);
+  const std::vector<int32_t> offsets = Documents(sizes);
+  const AttentionLayout layout{.heads = heads,
+                               .kv_heads = kv_heads,
+                               .head_dim = sizes.head_dim,
+                               .scale = 1 / std::sqrt(static_cast<double>(sizes.head_dim)),
                                .documents = static_cast<int64_t>(offsets.size()) - 1,
                                .query_offsets = offsets.data(),
                                .key_offsets = offsets.data()};
-  const Tensor q = Bf16(tokens, kHeads * kHeadDim), k = Bf16(tokens, kKvHeads * kHeadDim);
-  const Tensor v = k.Clone(), dout = q.Clone();
-  Tensor out = q.Clone(), log_sum_exp = F32(kHeads, tokens);
+  Operands make(timer);
+  const Tensor q = make.Bf16(tokens, heads * sizes.head_dim);
+  const Tensor k = make.Bf16(tokens, kv_heads * sizes.head_dim);
+  const Tensor v = make.Bf16(tokens, kv_heads * sizes.head_dim);
+  Tensor out = make.Bf16(tokens, heads * sizes.head_dim), log_sum_exp = make.F32(heads, tokens);
+  PLAIT_RETURN_IF_ERROR(make.status());
   // Two products forward, five backward, half of each by causality.
-  const double product = 2.0 * tokens * kDocumentTokens / 2 * kHeads * kHeadDim;
-  PLAIT_RETURN_IF_ERROR(timer.Time<AttentionForwardArgs>("attention_forward", shape, 2 * product,
-                                                         2.0 * q.bytes() + 2.0 * k.bytes(),
-                                                         AttentionForwardImplementations(),
-                                                         {.layout = layout,
-                                                          .q = q.matrix(),
-                                                          .k = k.matrix(),
-                                                          .v = v.matrix(),
-                                                          .out = out.matrix(),
-                                                          .log_sum_exp = log_sum_exp.matrix()}));
-  Tensor dq = q.Clone(), dk = k.Clone(), dv = k.Clone();
-  return timer.Time<AttentionBackwardArgs>("attention_backward", shape, 5 * product,
-                                           4.0 * q.bytes() + 4.0 * k.bytes(),
-                                           AttentionBackwardImplementations(),
-                                           {.layout = layout,
-                                            .q = q.matrix(),
-                                            .k = k.matrix(),
-                                            .v = v.matrix(),
-                                            .out = out.matrix(),
-                                            .log_sum_exp = log_sum_exp.matrix(),
-                                            .dout = dout.matrix(),
-                                            .dq = dq.matrix(),
-                                            .dk = dk.matrix(),
-                                            .dv = dv.matrix()});
+  double pairs = 0;
+  for (size_t i = 1; i < offsets.size(); ++i) {
+    pairs += 0.5 * Product(offsets[i] - offsets[i - 1], offsets[i] - offsets[i - 1], 1);
+  }
+  const double product = 2.0 * pairs * Product(heads, sizes.head_dim, 1);
+  PLAIT_RETURN_IF_ERROR(timer.Time<AttentionForwardArgs>(
+      "attention_forward", shape, {.bytes = Bytes({&q, &k, &v, &out}), .flops = 2 * product},
+      AttentionForwardImplementations(),
+      {.layout = layout,
+       .q = q.matrix(),
+       .k = k.matrix(),
+       .v = v.matrix(),
+       .out = out.matrix(),
+       .log_sum_exp = log_sum_exp.matrix()}));
+  const Tensor dout = make.Bf16(tokens, heads * sizes.head_dim);
+  Tensor dq = make.Bf16(tokens, heads * sizes.head_dim);
+  Tensor dk = make.Bf16(tokens, kv_heads * sizes.head_dim);
+  Tensor dv = make.Bf16(tokens, kv_heads * sizes.head_dim);
+  PLAIT_RETURN_IF_ERROR(make.status());
+  return timer.Time<AttentionBackwardArgs>(
+      "attention_backward", shape,
+      {.bytes = Bytes({&q, &k, &v, &out, &dout, &dq, &dk, &dv}), .flops = 5 * product},
+      AttentionBackwardImplementations(),
+      {.layout = layout,
+       .q = q.matrix(),
+       .k = k.matrix(),
+       .v = v.matrix(),
+       .out = out.matrix(),
+       .log_sum_exp = log_sum_exp.matrix(),
+       .dout = dout.matrix(),
+       .dq = dq.matrix(),
+       .dk = dk.matrix(),
+       .dv = dv.matrix()});
 }
 
-absl::Status TimeTokenCrossEntropy(KernelTimer& timer) {
-  constexpr int64_t kRows = 512;
-  Tensor logits = F32(kRows, kVocabulary);
-  const std::vector<int32_t> targets(kRows, 7);
-  const Tensor coefficient = F32(kRows);
-  Tensor log_probability = F32(kRows), dlogits = Bf16(kRows, kVocabulary);
+absl::Status TimeTokenCrossEntropy(KernelTimer& timer, const KernelSizes& sizes) {
+  const int64_t rows = sizes.vocabulary_rows;
+  Operands make(timer);
+  const Tensor logits = make.F32(rows, sizes.vocabulary), coefficient = make.F32(rows);
+  const Tensor targets = make.Integers(rows, [](int64_t) { return 7; });
+  Tensor log_probability = make.F32(rows), dlogits = make.Bf16(rows, sizes.vocabulary);
+  PLAIT_RETURN_IF_ERROR(make.status());
   return timer.Time<TokenCrossEntropyArgs>(
-      "token_cross_entropy", "512 tokens, vocabulary 8192, f32 to bf16", 0,
-      logits.bytes() + dlogits.bytes(), TokenCrossEntropyImplementations(),
+      "token_cross_entropy",
+      absl::StrCat(rows, " tokens, vocabulary ", sizes.vocabulary, ", f32 to bf16"),
+      {.bytes = Bytes({&logits, &dlogits})}, TokenCrossEntropyImplementations(),
       {.logits = logits.matrix(),
-       .targets = targets.data(),
+       .targets = targets.data<int32_t>(),
        .log_probability = log_probability.vector(),
        .coefficient = coefficient.vector(),
        .dlogits = dlogits.matrix()});
 }
 
-absl::Status TimeAdamW(KernelTimer& timer) {
-  constexpr int64_t kElements = 1 << 21;
-  Tensor parameter = F32(kElements), first = Tensor::OnHost(DType::kF32, {kElements});
-  Tensor second = first.Clone(), compute = Random(DType::kBf16, {kElements});
-  const Tensor gradient = F32(kElements);
-  return timer.Time<AdamWUpdateArgs>("adamw_update", "2097152 elements, f32 to bf16", 0,
-                                     7.0 * parameter.bytes() + compute.bytes(),
-                                     AdamWUpdateImplementations(),
-                                     {.parameter = parameter.vector(),
-                                      .gradient = gradient.vector(),
-                                      .first_moment = first.vector(),
-                                      .second_moment = second.vector(),
-                                      .compute = compute.vector(),
-                                      .learning_rate = 1e-4});
+absl::Status TimeAdamW(KernelTimer& timer, const KernelSizes& sizes) {
+  const int64_t elements = sizes.optimizer_elements;
+  Operands make(timer);
+  Tensor parameter = make.F32(elements), compute = make.Bf16(elements);
+  Tensor first = make.ZerosF32(elements), second = make.ZerosF32(elements);
+  const Tensor gradient = make.F32(elements);
+  PLAIT_RETURN_IF_ERROR(make.status());
+  return timer.Time<AdamWUpdateArgs>(
+      "adamw_update", absl::StrCat(elements, " elements, f32 to bf16"),
+      {.bytes =
+           Bytes({&parameter, &parameter, &gradient, &first, &first, &second, &second, &compute})},
+      AdamWUpdateImplementations(),
+      {.parameter = parameter.vector(),
+       .gradient = gradient.vector(),
+       .first_moment = first.vector(),
+       .second_moment = second.vector(),
+       .compute = compute.vector(),
+       .learning_rate = 1e-4});
 }
 
 }  // namespace
 
-absl::Status TimeKernels(KernelTimer& timer, int64_t tokens) {
-  PLAIT_RETURN_IF_ERROR(TimeMatmul(timer, tokens));
-  PLAIT_RETURN_IF_ERROR(TimeGroupedMatmul(timer, tokens));
-  PLAIT_RETURN_IF_ERROR(TimeRmsNorm(timer, tokens));
-  PLAIT_RETURN_IF_ERROR(TimeGatedActivation(timer, tokens));
-  PLAIT_RETURN_IF_ERROR(TimeCausalConvolution(timer, tokens));
-  PLAIT_RETURN_IF_ERROR(TimeSelectiveScan(timer, tokens));
-  PLAIT_RETURN_IF_ERROR(TimeAttention(timer, tokens));
-  PLAIT_RETURN_IF_ERROR(TimeTokenCrossEntropy(timer));
-  return TimeAdamW(timer);
+absl::Status TimeKernels(KernelTimer& timer, const KernelSizes& sizes) {
+  for (const auto time : {TimeMatmul, TimeGroupedMatmul, TimeRmsNorm, TimeGatedActivation,
+                          TimeRotaryEmbedding, TimeCausalConvolution, TimeSelectiveScan,
+                          TimeAttention, TimeTokenCrossEntropy, TimeAdamW}) {
+    PLAIT_RETURN_IF_ERROR(time(timer, sizes));
+    // Not one of them needs the others' memory.
+    PLAIT_RETURN_IF_ERROR(timer.execution().compute().Synchronize());
+    timer.execution().allocator().Trim();
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace plait

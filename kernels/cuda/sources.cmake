@@ -27,6 +27,7 @@ set(PLAIT_DEVICE_SOURCES
   vocabulary_merge.cu)
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
+  cublaslt_library.cc
   cutlass_grouped_matmul.cu
   library_product.cc
   runtime.cc)

@@ -4,6 +4,7 @@
 #include "tests/support/device_execution.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
+#include "tests/support/reachable_vector.h"
 #include "tests/support/simd_targets.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
@@ -13,9 +14,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// An id twice, padding, and the first and last row of the table.
-const std::vector<int32_t> kIds = {3, 0, 5, 3, -1, 3, 1};
-
 struct Case {
   Case(int64_t dim, DType table_dtype, DType dtype)
       : table(UniformTensor({6, dim}, 1, table_dtype)),
@@ -24,12 +22,14 @@ struct Case {
         dtable(UniformTensor({6, dim}, 4, StatisticsDType(dtype))) {}
 
   EmbeddingForwardArgs forward() {
-    return {.ids = kIds.data(), .table = table.matrix(), .y = y.matrix()};
+    return {.ids = ids.data(), .table = table.matrix(), .y = y.matrix()};
   }
   EmbeddingBackwardArgs backward() {
-    return {.ids = kIds.data(), .dy = dy.matrix(), .dtable = dtable.matrix()};
+    return {.ids = ids.data(), .dy = dy.matrix(), .dtable = dtable.matrix()};
   }
 
+  // An id twice, padding, and the first and last row of the table.
+  ReachableVector<int32_t> ids = {3, 0, 5, 3, -1, 3, 1};
   Tensor table, dy, y, dtable;
 };
 
@@ -83,7 +83,7 @@ TEST(EmbeddingTest, ImplementationsAgreeWithTheReference) {
 TEST(EmbeddingTest, ManyTokensAreAddedInTheirOrder) {
   Execution execution({.num_threads = 2});
   const int64_t tokens = 3000, vocabulary = 777, dim = 24;
-  std::vector<int32_t> ids;
+  ReachableVector<int32_t> ids;
   for (int64_t t = 0; t < tokens; ++t) {
     const int64_t mixed = t * 7919 % 1000;
     ids.push_back(mixed < 400 ? 776 : mixed < 450 ? -1 : static_cast<int32_t>(mixed * 5 % 770));

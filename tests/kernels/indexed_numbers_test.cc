@@ -4,6 +4,7 @@
 
 #include "tests/support/device_execution.h"
 #include "tests/support/random_tensor.h"
+#include "tests/support/reachable_vector.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
 
@@ -16,7 +17,7 @@ TEST(IndexedNumbersTest, ByHand) {
   Execution execution;
   const Tensor values = Tensor::FromValues<float>({3}, {1, 2, 3});
   Tensor out = Tensor::OnHost(DType::kF32, {3});
-  const std::vector<int32_t> index = {2, 0, 1};
+  const ReachableVector<int32_t> index = {2, 0, 1};
   for (const auto& implementation : GatherNumbersImplementations()) {
     ASSERT_OK(RunOn(execution, implementation,
                     {.values = values.vector(), .index = index.data(), .out = out.vector()}));
@@ -35,7 +36,7 @@ TEST(IndexedNumbersTest, ThereAndBack) {
   for (const int32_t count : {0, 1, 257, 1000}) {
     for (const DType dtype : {DType::kF32, DType::kF64}) {
       const Tensor values = UniformTensor({count}, 1, dtype);
-      std::vector<int32_t> index;
+      ReachableVector<int32_t> index;
       for (int32_t i = 0; i < count; ++i) index.push_back((i * 3) % count);
       for (size_t i = 0; i < ScatterNumbersImplementations().size(); ++i) {
         Tensor scattered = Tensor::OnHost(dtype, {count}), back = Tensor::OnHost(dtype, {count});

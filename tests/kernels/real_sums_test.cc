@@ -6,6 +6,7 @@
 #include "kernels/reference/real_sums.h"
 #include "tests/support/device_execution.h"
 #include "tests/support/random_tensor.h"
+#include "tests/support/reachable_vector.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
 
@@ -45,7 +46,7 @@ TEST(RealSumsTest, RowsAreSummedByHand) {
 TEST(RealSumsTest, ExpertsAreSummedByHand) {
   Execution execution;
   const Tensor real = Tensor::FromValues<double>({2}, {1, 0});
-  const std::vector<int32_t> choices = {2, 0, 0, 1}, token_row = {3, 0, 1, 2};
+  const ReachableVector<int32_t> choices = {2, 0, 0, 1}, token_row = {3, 0, 1, 2};
   const Tensor pair_weight = Tensor::FromValues<double>({4}, {0.5, 0.25, 1, 1});
   const Tensor square_sum = Tensor::FromValues<double>({4}, {1, 2, 4, 8});
   const Tensor absolute_max = Tensor::FromValues<double>({4}, {0.5, 9, 9, 0.25});
@@ -100,7 +101,7 @@ TEST(RealSumsTest, ExpertImplementationsAgreeWithTheReference) {
   Execution execution;
   constexpr int64_t kTokens = 700, kPerToken = 2, kExperts = 5;
   const Tensor real = Mask(kTokens, DType::kF32);
-  std::vector<int32_t> choices, token_row;
+  ReachableVector<int32_t> choices, token_row;
   for (int32_t i = 0; i < kTokens * kPerToken; ++i) {
     choices.push_back(i * 7 % 4);  // the last expert has none
     token_row.push_back((i * 11) % static_cast<int32_t>(kTokens * kPerToken));

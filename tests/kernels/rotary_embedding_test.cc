@@ -6,6 +6,7 @@
 #include "tests/support/device_execution.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
+#include "tests/support/reachable_vector.h"
 #include "tests/support/simd_targets.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
@@ -16,8 +17,8 @@ namespace {
 using ::testing::HasSubstr;
 
 // Documents of 3, 1 and the remaining tokens: positions restart at each.
-std::vector<int32_t> PackedPositions(int64_t tokens) {
-  std::vector<int32_t> positions;
+ReachableVector<int32_t> PackedPositions(int64_t tokens) {
+  ReachableVector<int32_t> positions;
   for (int32_t t = 0; t < tokens; ++t) positions.push_back(t < 3 ? t : t < 4 ? 0 : t - 4);
   return positions;
 }
@@ -40,7 +41,7 @@ struct Case {
 
   int64_t heads, head_dim;
   Tensor x;
-  std::vector<int32_t> positions;
+  ReachableVector<int32_t> positions;
 };
 
 TEST(RotaryEmbeddingTest, ReferenceRotatesPairsHalfAHeadApart) {

@@ -7,6 +7,7 @@
 #include "tests/support/device_execution.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
+#include "tests/support/reachable_vector.h"
 #include "tests/support/simd_targets.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
@@ -41,7 +42,7 @@ struct Case {
   }
 
   Tensor logits, log_probability, log_sum_exp, coefficient, dlogits;
-  std::vector<int32_t> targets;
+  ReachableVector<int32_t> targets;
 };
 
 void ForEachImplementation(
@@ -270,7 +271,7 @@ struct Parts {
 
   struct Part {
     TokenCrossEntropyArgs args;
-    std::vector<int32_t> targets;
+    ReachableVector<int32_t> targets;
     Tensor log_sum_exp, target_logit;  // target_logit: at last the part's log_probability
     MatrixView dlogits;
   };
