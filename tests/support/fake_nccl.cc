@@ -97,6 +97,7 @@ class FakeNccl::StreamRuntime final : public DeviceRuntime {
   absl::Status MakeCurrent() override { return device_->MakeCurrent(); }
   void* Allocate(size_t bytes) override { return device_->Allocate(bytes); }
   void Free(void* block) override { device_->Free(block); }
+  void Use(void* block, size_t bytes) override { device_->Use(block, bytes); }
   void* AllocatePinned(size_t bytes) override { return device_->AllocatePinned(bytes); }
   void FreePinned(void* block) override { device_->FreePinned(block); }
   absl::StatusOr<StreamHandle> CreateStream(StreamPriority priority) override {
