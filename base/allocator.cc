@@ -76,12 +76,14 @@ std::shared_ptr<void> Allocator::Allocate(size_t bytes) {
     }
     if (block == nullptr) OutOfMemory(size_class, bytes_in_use() - size_class);
   }
+  if (runtime_ != nullptr) runtime_->Use(block, bytes);
   return std::shared_ptr<void>(block, [self = shared_from_this(), size_class](void* freed) {
     self->Release(freed, size_class);
   });
 }
 
 void Allocator::Release(void* block, size_t size_class) {
+  if (runtime_ != nullptr) runtime_->Use(block, 0);
   std::lock_guard lock(mutex_);
   cached_[size_class].push_back(block);
   in_use_ -= size_class;

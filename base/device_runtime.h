@@ -25,11 +25,16 @@ class DeviceRuntime {
   virtual std::string DeviceName() const = 0;
   // Of the device, in all.
   virtual size_t MemoryBytes() const = 0;
+  // The calling thread's work is for this device from now on.
+  virtual absl::Status MakeCurrent() = 0;
 
   // Device memory, 256-byte aligned; null where there is none left.
   virtual void* Allocate(size_t bytes) = 0;
   // The host waits for the device first.
   virtual void Free(void* block) = 0;
+  // Of a block that the caching allocator holds, the first `bytes` are in use from here on, or none
+  // (0): for a device that watches over its memory.
+  virtual void Use(void* /*block*/, size_t /*bytes*/) {}
   // Host memory that copies without a stop on the way, and that kernels may read; null where there
   // is none left.
   virtual void* AllocatePinned(size_t bytes) = 0;

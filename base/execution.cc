@@ -37,6 +37,11 @@ Execution::Execution(const ExecutionOptions& options)
   PLAIT_CHECK((device_.kind == DeviceKind::kCpu) == (runtime_ == nullptr));
 }
 
+Stream& Execution::communication_after_compute() {
+  if (runtime_ != nullptr) PLAIT_CHECK(communication_.Wait(compute_.Record()).ok());
+  return communication_;
+}
+
 Tensor Execution::Zeros(DType dtype, const Shape& shape) {
   Tensor tensor = Empty(dtype, shape);
   PLAIT_CHECK(FillZero(tensor).ok());
@@ -63,7 +68,7 @@ absl::Status Execution::Copy(const Tensor& from, Tensor& to) {
 }
 
 absl::StatusOr<Tensor> Execution::ToHost(const Tensor& tensor) {
-  if (!tensor) return tensor;
+  if (!tensor.on_device()) return tensor;
   Tensor copy = Tensor::OnHost(tensor.dtype(), tensor.shape());
   PLAIT_RETURN_IF_ERROR(Copy(tensor, copy));
   PLAIT_RETURN_IF_ERROR(compute_.Synchronize());
@@ -71,7 +76,7 @@ absl::StatusOr<Tensor> Execution::ToHost(const Tensor& tensor) {
 }
 
 absl::StatusOr<Tensor> Execution::ToDevice(const Tensor& tensor) {
-  if (!tensor || runtime_ == nullptr) return tensor;
+  if (!tensor || runtime_ == nullptr || tensor.on_device()) return tensor;
   Tensor copy = Empty(tensor.dtype(), tensor.shape());
   PLAIT_RETURN_IF_ERROR(Copy(tensor, copy));
   return copy;

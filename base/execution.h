@@ -36,6 +36,9 @@ class Execution {
   int num_threads() const { return num_threads_; }
   Stream& compute() { return compute_; }
   Stream& communication() { return communication_; }
+  // The communication stream, which from here on waits for what the compute stream was given so
+  // far: what a collective reads is ready, and what it writes is no longer in use.
+  Stream& communication_after_compute();
   Stream& copy() { return copy_; }
   Allocator& allocator() { return *allocator_; }
   const Allocator& allocator() const { return *allocator_; }
@@ -49,9 +52,9 @@ class Execution {
   // bytes in both. Host memory that is read must stay as it is until the stream has come so far.
   absl::Status FillZero(Tensor& tensor);
   absl::Status Copy(const Tensor& from, Tensor& to);
-  // A copy on the host; waits for the compute stream.
+  // A copy on the host, after waiting for the compute stream; the tensor itself where it is there.
   absl::StatusOr<Tensor> ToHost(const Tensor& tensor);
-  // A copy on this device (the tensor itself on the CPU).
+  // A copy on this device; the tensor itself where it is there.
   absl::StatusOr<Tensor> ToDevice(const Tensor& tensor);
 
   // Gives outstanding communication a chance to move. Called between kernels.

@@ -1,5 +1,7 @@
 #include "base/stream.h"
 
+#include <cstring>
+
 namespace plait {
 namespace {
 
@@ -27,8 +29,8 @@ Event Stream::Record() {
 
 absl::Status Stream::Wait(const Event& event) {
   const std::shared_ptr<PendingWork>& work = event.work();
-  if (work != nullptr && runtime_ != nullptr && work->OnDevice()) {
-    return runtime_->WaitFor(handle_, *work);
+  if (work != nullptr && runtime_ != nullptr) {
+    if (PendingWork* on_device = work->DeviceWork()) return runtime_->WaitFor(handle_, *on_device);
   }
   return event.Synchronize();
 }
@@ -36,6 +38,13 @@ absl::Status Stream::Wait(const Event& event) {
 absl::Status Stream::Synchronize() {
   if (runtime_ != nullptr) return runtime_->Synchronize(handle_);
   return Record().Synchronize();
+}
+
+absl::Status Stream::Copy(void* to, const void* from, size_t bytes) {
+  if (bytes == 0 || to == from) return absl::OkStatus();
+  if (runtime_ != nullptr) return runtime_->Copy(to, from, bytes, handle_);
+  std::memmove(to, from, bytes);
+  return absl::OkStatus();
 }
 
 }  // namespace plait

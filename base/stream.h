@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -21,8 +22,8 @@ class PendingWork {
   virtual absl::Status Wait() = 0;
   // Moves the work on without blocking; true when it is done.
   virtual bool Test() = 0;
-  // Whether a stream of the device can wait for it in the host's stead.
-  virtual bool OnDevice() const { return false; }
+  // What a stream of the device waits for in the host's stead; null: the host must wait.
+  virtual PendingWork* DeviceWork() { return nullptr; }
 };
 
 class Event {
@@ -56,6 +57,8 @@ class Stream {
   absl::Status Wait(const Event& event);
   // The host waits for everything given to this stream so far.
   absl::Status Synchronize();
+  // Within this stream's memory, in its order; from and to may overlap on the host alone.
+  absl::Status Copy(void* to, const void* from, size_t bytes);
 
   // Work that was started on this stream and is not done yet.
   Event Launch(std::shared_ptr<PendingWork> work) {

@@ -1,6 +1,7 @@
 #include "kernels/attention.h"
 
 #include "kernels/cpu/attention.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/reference/attention.h"
 #include "kernels/shape_check.h"
 
@@ -10,11 +11,13 @@ namespace {
 constexpr Implementation<AttentionForwardArgs> kForward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsAttentionForward, cpu::AttentionForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<AttentionForwardArgs>, reference::AttentionForward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsAttentionForward, cuda::AttentionForward},
 };
 constexpr Implementation<AttentionBackwardArgs> kBackward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsAttentionBackward, cpu::AttentionBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<AttentionBackwardArgs>,
      reference::AttentionBackward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsAttentionBackward, cuda::AttentionBackward},
 };
 
 // Offsets from 0 to `tokens`, never falling.

@@ -1,6 +1,7 @@
 #include "kernels/attention_merge.h"
 
 #include "kernels/cpu/attention_merge.h"
+#include "kernels/cuda/attention_merge.h"
 #include "kernels/reference/attention_merge.h"
 #include "kernels/shape_check.h"
 
@@ -10,6 +11,7 @@ namespace {
 constexpr Implementation<AttentionMergeArgs> kImplementations[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsAttentionMerge, cpu::AttentionMerge},
     {"reference", DeviceKind::kCpu, AcceptsAll<AttentionMergeArgs>, reference::AttentionMerge},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsAttentionMerge, cuda::AttentionMerge},
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "kernels/elementwise.h"
 
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cuda/elementwise.h"
 #include "kernels/reference/elementwise.h"
 #include "kernels/shape_check.h"
 
@@ -10,14 +11,17 @@ namespace {
 constexpr Implementation<ScaledAddArgs> kScaledAdd[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsScaledAdd, cpu::ScaledAdd},
     {"reference", DeviceKind::kCpu, AcceptsAll<ScaledAddArgs>, reference::ScaledAdd},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsScaledAdd, cuda::ScaledAdd},
 };
 constexpr Implementation<ColumnSumArgs> kColumnSum[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsColumnSum, cpu::ColumnSum},
     {"reference", DeviceKind::kCpu, AcceptsAll<ColumnSumArgs>, reference::ColumnSum},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsColumnSum, cuda::ColumnSum},
 };
 constexpr Implementation<RowStatisticsArgs> kRowStatistics[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsRowStatistics, cpu::RowStatistics},
     {"reference", DeviceKind::kCpu, AcceptsAll<RowStatisticsArgs>, reference::RowStatistics},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsRowStatistics, cuda::RowStatistics},
 };
 
 }  // namespace

@@ -9,7 +9,7 @@
 
 namespace plait {
 
-// InvalidArgument, naming the position, where an id is not in the table.
+// InvalidArgument, naming the position, where an id is not in the table; on a device ids must be.
 absl::Status EmbeddingForward(Execution& execution, const EmbeddingForwardArgs& args);
 absl::Status EmbeddingBackward(Execution& execution, const EmbeddingBackwardArgs& args);
 

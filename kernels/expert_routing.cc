@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "kernels/cpu/expert_routing.h"
+#include "kernels/cuda/expert_routing.h"
 #include "kernels/reference/expert_routing.h"
 #include "kernels/shape_check.h"
 
@@ -12,19 +13,23 @@ namespace {
 constexpr Implementation<RouterForwardArgs> kRouterForward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsRouterForward, cpu::RouterForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<RouterForwardArgs>, reference::RouterForward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsRouterForward, cuda::RouterForward},
 };
 constexpr Implementation<RouterBackwardArgs> kRouterBackward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsRouterBackward, cpu::RouterBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<RouterBackwardArgs>, reference::RouterBackward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsRouterBackward, cuda::RouterBackward},
 };
 constexpr Implementation<ExpertPermutationArgs> kExpertPermutation[] = {
     {"threaded", DeviceKind::kCpu, AcceptsAll<ExpertPermutationArgs>, cpu::ExpertPermutation},
     {"reference", DeviceKind::kCpu, AcceptsAll<ExpertPermutationArgs>,
      reference::ExpertPermutation},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsExpertPermutation, cuda::ExpertPermutation},
 };
 constexpr Implementation<CombineRowsArgs> kCombineRows[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsCombineRows, cpu::CombineRows},
     {"reference", DeviceKind::kCpu, AcceptsAll<CombineRowsArgs>, reference::CombineRows},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsCombineRows, cuda::CombineRows},
 };
 
 absl::Status CheckExpertsPerToken(int64_t experts_per_token, int64_t experts) {
@@ -33,16 +38,16 @@ absl::Status CheckExpertsPerToken(int64_t experts_per_token, int64_t experts) {
                                                  " experts, got ", experts_per_token));
 }
 
-// Host values below `limit`; device memory is not looked at.
+// Host values from `first` on, fewer than `limit` past it; device memory is not looked at.
 absl::Status CheckIndices(const Execution& execution, absl::string_view name, const int32_t* values,
-                          int64_t size, int64_t limit) {
+                          int64_t size, int64_t limit, int64_t first = 0) {
   if (size > 0 && values == nullptr)
     return absl::InvalidArgumentError(absl::StrCat(name, ": no data"));
   if (execution.device().kind != DeviceKind::kCpu) return absl::OkStatus();
   for (int64_t i = 0; i < size; ++i) {
-    if (values[i] < 0 || values[i] >= limit) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(name, "[", i, "]: expected 0 to ", limit - 1, ", got ", values[i]));
+    if (values[i] < first || values[i] - first >= limit) {
+      return absl::InvalidArgumentError(absl::StrCat(name, "[", i, "]: expected ", first, " to ",
+                                                     first + limit - 1, ", got ", values[i]));
     }
   }
   return absl::OkStatus();
@@ -113,7 +118,8 @@ absl::Status CombineRows(Execution& execution, const CombineRowsArgs& args) {
   const int64_t rows = tokens * args.experts_per_token;
   PLAIT_RETURN_IF_ERROR(CheckMatrix("out", args.out, tokens, dim));
   PLAIT_RETURN_IF_ERROR(CheckMatrix("rows", args.rows, rows, dim));
-  PLAIT_RETURN_IF_ERROR(CheckIndices(execution, "token_row", args.token_row, rows, rows));
+  PLAIT_RETURN_IF_ERROR(
+      CheckIndices(execution, "token_row", args.token_row, rows, rows, args.first_row));
   if (tokens == 0 || dim == 0) return absl::OkStatus();
   return RunFirstAccepted(execution, "combine rows", CombineRowsImplementations(), args);
 }

@@ -44,17 +44,21 @@ struct ExpertPermutationArgs {
   int64_t tokens = 0;
   int64_t experts_per_token = 0;
   int64_t experts = 0;
+  // Added to every row_token and every token_row: where these are part of more tokens and rows.
+  int32_t first_token = 0;
+  int32_t first_row = 0;
   int32_t* offsets = nullptr;  // [experts + 1]: rows of each expert
   int32_t* row_token =
       nullptr;  // [rows]: token of each sorted row; rows = tokens x experts_per_token
   int32_t* token_row = nullptr;  // [tokens, experts_per_token]: sorted row of each pair
 };
 
-// out[t] = sum over j, in order, of rows[token_row[t, j]] (f32 sum, one rounding): the combine
-// after the experts, and the gradient of the dispatch.
+// out[t] = sum over j, in order, of rows[token_row[t, j] - first_row] (f32 sum, one rounding): the
+// combine after the experts, and the gradient of the dispatch.
 struct CombineRowsArgs {
   ConstMatrixView rows;                // [rows, dim]
   const int32_t* token_row = nullptr;  // [tokens, experts_per_token]
+  int32_t first_row = 0;
   int64_t experts_per_token = 0;
   MatrixView out;  // [tokens, dim], overwritten
 };

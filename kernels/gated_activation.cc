@@ -1,6 +1,7 @@
 #include "kernels/gated_activation.h"
 
 #include "kernels/cpu/gated_activation.h"
+#include "kernels/cuda/gated_activation.h"
 #include "kernels/reference/gated_activation.h"
 #include "kernels/shape_check.h"
 
@@ -11,11 +12,14 @@ constexpr Implementation<GatedActivationForwardArgs> kForward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsGatedActivationForward, cpu::GatedActivationForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<GatedActivationForwardArgs>,
      reference::GatedActivationForward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsGatedActivationForward, cuda::GatedActivationForward},
 };
 constexpr Implementation<GatedActivationBackwardArgs> kBackward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsGatedActivationBackward, cpu::GatedActivationBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<GatedActivationBackwardArgs>,
      reference::GatedActivationBackward},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsGatedActivationBackward,
+     cuda::GatedActivationBackward},
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "kernels/benchmark.h"
+#include "kernels/cuda/runtime.h"
 #include "kernels/matmul.h"
 
 namespace plait {
@@ -18,6 +19,11 @@ constexpr GemmShape kCpuShapes[] = {
 constexpr GemmShape kDeviceShapes[] = {
     {4096, 4096, 4096}, {8192, 8192, 8192}, {8192, 16384, 8192}, {8192, 49152, 8192}};
 
+std::span<const GemmShape> ShapesOf(const Execution& execution) {
+  if (execution.device().kind == DeviceKind::kCpu) return kCpuShapes;
+  return cuda::IsEmulated() ? std::span(kCpuShapes).first(1) : std::span(kDeviceShapes);
+}
+
 }  // namespace
 
 absl::StatusOr<GemmPeak> MeasureGemmPeak(Execution& execution, DType dtype,
@@ -26,10 +32,8 @@ absl::StatusOr<GemmPeak> MeasureGemmPeak(Execution& execution, DType dtype,
     return absl::InvalidArgumentError(
         absl::StrCat("gemm peak: expected bf16 or f32, got ", Name(dtype)));
   }
-  const bool on_cpu = execution.device().kind == DeviceKind::kCpu;
   GemmPeak peak;
-  for (const auto& [m, n, k] : on_cpu ? std::span<const GemmShape>(kCpuShapes)
-                                      : std::span<const GemmShape>(kDeviceShapes)) {
+  for (const auto& [m, n, k] : ShapesOf(execution)) {
     PLAIT_ASSIGN_OR_RETURN(const Tensor x, BenchmarkTensor(execution, dtype, {m, k}));
     PLAIT_ASSIGN_OR_RETURN(const Tensor w, BenchmarkTensor(execution, dtype, {n, k}));
     Tensor y = execution.Empty(dtype, {m, n});

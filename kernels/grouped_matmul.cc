@@ -2,6 +2,9 @@
 
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/onednn_grouped_matmul.h"
+#include "kernels/cuda/cutlass_grouped_matmul.h"
+#include "kernels/cuda/grouped_matmul.h"
+#include "kernels/cuda/library_grouped_matmul.h"
 #include "kernels/reference/grouped_matmul.h"
 #include "kernels/shape_check.h"
 
@@ -15,6 +18,10 @@ constexpr Implementation<GroupedMatmulArgs> kMatmul[] = {
     // Behind simd: below AVX-512 its rows depend on their neighbours.
     {"onednn f32", DeviceKind::kCpu, cpu::AcceptsOnednnF32GroupedMatmul, cpu::OnednnGroupedMatmul},
     {"reference", DeviceKind::kCpu, AcceptsAll<GroupedMatmulArgs>, reference::GroupedMatmul},
+    {"cuda library", DeviceKind::kCuda, cuda::AcceptsLibraryGroupedMatmul,
+     cuda::LibraryGroupedMatmul},
+    {"cutlass", DeviceKind::kCuda, cuda::AcceptsCutlassGroupedMatmul, cuda::CutlassGroupedMatmul},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsGroupedMatmul, cuda::GroupedMatmul},
 };
 constexpr Implementation<GroupedWeightGradientArgs> kWeightGradient[] = {
     {"onednn bf16", DeviceKind::kCpu, cpu::AcceptsOnednnBf16GroupedWeightGradient,
@@ -25,6 +32,9 @@ constexpr Implementation<GroupedWeightGradientArgs> kWeightGradient[] = {
      cpu::OnednnGroupedWeightGradient},
     {"reference", DeviceKind::kCpu, AcceptsAll<GroupedWeightGradientArgs>,
      reference::GroupedWeightGradient},
+    {"cuda library", DeviceKind::kCuda, cuda::AcceptsLibraryGroupedWeightGradient,
+     cuda::LibraryGroupedWeightGradient},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsGroupedWeightGradient, cuda::GroupedWeightGradient},
 };
 
 // offsets: [groups + 1] from 0 to `rows`, not falling.

@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/onednn_matmul.h"
+#include "kernels/cuda/matmul.h"
 #include "kernels/reference/matmul.h"
 #include "kernels/shape_check.h"
 
@@ -14,6 +15,7 @@ constexpr Implementation<MatmulArgs> kMatmul[] = {
     // Behind simd: below AVX-512 its rows depend on their neighbours.
     {"onednn f32", DeviceKind::kCpu, cpu::AcceptsOnednnF32Matmul, cpu::OnednnMatmul},
     {"reference", DeviceKind::kCpu, AcceptsAll<MatmulArgs>, reference::Matmul},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsMatmul, cuda::Matmul},
 };
 
 }  // namespace

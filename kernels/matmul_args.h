@@ -1,6 +1,7 @@
 // Arguments of a matrix product with one bias row: c (+)= op(a) op(b) + bias.
 // The inner sum runs in f32 (f64 beside f64) in an order that depends on k alone, not on the rows,
-// columns or threads asked for, so that a row's result does not depend on its neighbours.
+// columns or threads asked for, so that a row's result does not depend on its neighbours. On a CUDA
+// device the order is the library's choice for the shape: equal shapes give equal bits.
 #pragma once
 
 #include "base/view.h"

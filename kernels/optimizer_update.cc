@@ -1,6 +1,7 @@
 #include "kernels/optimizer_update.h"
 
 #include "kernels/cpu/optimizer_update.h"
+#include "kernels/cuda/optimizer_update.h"
 #include "kernels/reference/optimizer_update.h"
 #include "kernels/shape_check.h"
 
@@ -10,10 +11,12 @@ namespace {
 constexpr Implementation<AdamWUpdateArgs> kAdamW[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsAdamWUpdate, cpu::AdamWUpdate},
     {"reference", DeviceKind::kCpu, AcceptsAll<AdamWUpdateArgs>, reference::AdamWUpdate},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsAdamWUpdate, cuda::AdamWUpdate},
 };
 constexpr Implementation<SquaredNormArgs> kSquaredNorm[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsSquaredNorm, cpu::SquaredNorm},
     {"reference", DeviceKind::kCpu, AcceptsAll<SquaredNormArgs>, reference::SquaredNorm},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsSquaredNorm, cuda::SquaredNorm},
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "kernels/rotary_embedding.h"
 
 #include "kernels/cpu/rotary_embedding.h"
+#include "kernels/cuda/rotary_embedding.h"
 #include "kernels/reference/rotary_embedding.h"
 #include "kernels/shape_check.h"
 
@@ -10,6 +11,7 @@ namespace {
 constexpr Implementation<RotaryEmbeddingArgs> kImplementations[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsRotaryEmbedding, cpu::RotaryEmbedding},
     {"reference", DeviceKind::kCpu, AcceptsAll<RotaryEmbeddingArgs>, reference::RotaryEmbedding},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsRotaryEmbedding, cuda::RotaryEmbedding},
 };
 
 }  // namespace
@@ -30,7 +32,8 @@ absl::Status RotaryEmbedding(Execution& execution, const RotaryEmbeddingArgs& ar
   PLAIT_RETURN_IF_ERROR(CheckMatrix("x", args.x, args.x.rows, args.heads * args.head_dim));
   if (args.positions == nullptr && args.x.rows > 0)
     return absl::InvalidArgumentError("positions: no data");
-  for (int64_t t = 0; t < args.x.rows; ++t) {
+  const bool on_host = execution.device().kind == DeviceKind::kCpu;
+  for (int64_t t = 0; on_host && t < args.x.rows; ++t) {
     if (args.positions[t] < 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("positions[", t, "]: expected 0 or more, got ", args.positions[t]));

@@ -1,6 +1,7 @@
 #include "kernels/token_cross_entropy.h"
 
 #include "kernels/cpu/token_cross_entropy.h"
+#include "kernels/cuda/token_cross_entropy.h"
 #include "kernels/reference/element.h"
 #include "kernels/reference/token_cross_entropy.h"
 #include "kernels/shape_check.h"
@@ -12,11 +13,14 @@ constexpr Implementation<TokenCrossEntropyArgs> kImplementations[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsTokenCrossEntropy, cpu::TokenCrossEntropy},
     {"reference", DeviceKind::kCpu, AcceptsAll<TokenCrossEntropyArgs>,
      reference::TokenCrossEntropy},
+    {"cuda", DeviceKind::kCuda, cuda::AcceptsTokenCrossEntropy, cuda::TokenCrossEntropy},
 };
 
-absl::Status CheckTargets(const TokenCrossEntropyArgs& args) {
+// On a device targets are not looked at: whoever moved them there has.
+absl::Status CheckTargets(const Execution& execution, const TokenCrossEntropyArgs& args) {
   const int64_t rows = args.logits.rows, vocabulary = args.logits.columns;
   if (args.targets == nullptr && rows > 0) return absl::InvalidArgumentError("targets: no data");
+  if (execution.device().kind != DeviceKind::kCpu) return absl::OkStatus();
   // A part of a vocabulary leaves the other parts' targets to them.
   if (args.target_logit || args.given_log_sum_exp) return absl::OkStatus();
   for (int64_t t = 0; t < rows; ++t) {
@@ -59,7 +63,7 @@ absl::Status TokenCrossEntropy(Execution& execution, const TokenCrossEntropyArgs
       PLAIT_RETURN_IF_ERROR(
           CheckDType("dlogits in the memory of logits", args.dlogits.dtype, args.logits.dtype));
   }
-  PLAIT_RETURN_IF_ERROR(CheckTargets(args));
+  PLAIT_RETURN_IF_ERROR(CheckTargets(execution, args));
   return RunFirstAccepted(execution, "token_cross_entropy", TokenCrossEntropyImplementations(),
                           args);
 }

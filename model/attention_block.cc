@@ -1,7 +1,6 @@
 #include "model/attention_block.h"
 
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,14 +16,13 @@ Initialization Normal(const ModelShape& shape) {
 }
 
 // Appends rows to the cache. OutOfRange where it is full.
-absl::Status Append(Tensor& cache, int64_t length, const Tensor& rows) {
+absl::Status Append(Execution& execution, Tensor& cache, int64_t length, const Tensor& rows) {
   const int64_t added = rows.shape()[0];
   if (length + added > cache.shape()[0]) {
     return absl::OutOfRangeError(absl::StrCat("cache of ", cache.shape()[0], " tokens is full"));
   }
   Tensor slot = cache.Slice(length, length + added);
-  std::memcpy(slot.raw(), rows.raw(), rows.bytes());
-  return absl::OkStatus();
+  return execution.Copy(rows, slot);
 }
 
 }  // namespace
@@ -67,7 +65,7 @@ absl::Status AttentionBlock::Rotate(Execution& execution, const SequenceLayout& 
                                     int64_t heads, bool forward) const {
   if (rotary_theta_ == 0) return absl::OkStatus();
   return Annotate(RotaryEmbedding(execution, {.x = x.matrix(),
-                                              .positions = layout.positions.data(),
+                                              .positions = layout.positions.data<int32_t>(),
                                               .heads = heads,
                                               .head_dim = head_dim_,
                                               .theta = rotary_theta_,
@@ -79,8 +77,8 @@ absl::Status AttentionBlock::Rotate(Execution& execution, const SequenceLayout& 
 absl::StatusOr<Tensor> AttentionBlock::AttendToCache(Execution& execution, BlockCache& cache,
                                                      const Tensor& q, const Tensor& k,
                                                      const Tensor& v) const {
-  PLAIT_RETURN_IF_ERROR(Annotate(Append(cache.keys, cache.length, k), name_));
-  PLAIT_RETURN_IF_ERROR(Annotate(Append(cache.values, cache.length, v), name_));
+  PLAIT_RETURN_IF_ERROR(Annotate(Append(execution, cache.keys, cache.length, k), name_));
+  PLAIT_RETURN_IF_ERROR(Annotate(Append(execution, cache.values, cache.length, v), name_));
   cache.length += q.shape()[0];
   const int32_t query_offsets[2] = {0, static_cast<int32_t>(q.shape()[0])};
   const int32_t key_offsets[2] = {0, static_cast<int32_t>(cache.length)};

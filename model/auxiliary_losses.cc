@@ -2,52 +2,81 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "base/check.h"
 #include "base/number_at.h"
+#include "base/status_macros.h"
+#include "kernels/real_sums.h"
 
 namespace plait {
 namespace {
 
-struct RealSum {
-  double square_sum = 0;
-  double absolute_max = 0;
+// Where a block's sums lie among those of all blocks: f64, on the execution's device until all are
+// there.
+struct SumsPlace {
+  int64_t output = -1;    // of squares, then the largest magnitude
+  int64_t residual = -1;  // of squares
+  int64_t routing = -1;   // of squares of log_sum_exp; per expert: tokens, squares, maxima, p
 };
 
-RealSum SumOverRealTokens(const RowStatisticsPair& statistics, const SequenceLayout& layout) {
-  RealSum sum;
-  for (int64_t t = 0; t < layout.rows; ++t) {
-    if (NumberAt(layout.real, t) == 0) continue;
-    sum.square_sum += NumberAt(statistics.square_sum, t);
-    sum.absolute_max = std::max(sum.absolute_max, NumberAt(statistics.absolute_max, t));
+// Starts the sums of one block.
+absl::Status StartSums(Execution& execution, const ModelShape& shape, const SequenceLayout& layout,
+                       const BlockObservation& block, const SumsPlace& place, Tensor& sums) {
+  const auto at = [&](int64_t offset, int64_t size) { return sums.Flat(offset, {size}).vector(); };
+  const ConstVectorView real = std::as_const(layout.real).vector();
+  const auto column = [](const Tensor& numbers) {
+    return numbers.Reshape({numbers.num_elements(), 1}).matrix();
+  };
+  if (block.output != nullptr) {
+    PLAIT_RETURN_IF_ERROR(RealRowSums(
+        execution,
+        {.real = real, .values = column(block.output->square_sum), .sums = at(place.output, 1)}));
+    PLAIT_RETURN_IF_ERROR(RealRowSums(execution, {.real = real,
+                                                  .values = column(block.output->absolute_max),
+                                                  .maxima = at(place.output + 1, 1)}));
   }
-  return sum;
+  if (block.residual != nullptr) {
+    PLAIT_RETURN_IF_ERROR(RealRowSums(execution, {.real = real,
+                                                  .values = column(block.residual->square_sum),
+                                                  .sums = at(place.residual, 1)}));
+  }
+  if (block.routing == nullptr) return absl::OkStatus();
+  const Routing& routing = *block.routing;
+  const int64_t experts = shape.experts, first = place.routing + 1;
+  PLAIT_RETURN_IF_ERROR(RealRowSums(execution, {.real = real,
+                                                .values = column(routing.log_sum_exp),
+                                                .sum_of = SumOf::kSquares,
+                                                .sums = at(place.routing, 1)}));
+  PLAIT_RETURN_IF_ERROR(RealExpertSums(
+      execution, {.real = real,
+                  .choices = routing.choices.data<int32_t>(),
+                  .token_row = routing.token_row.data<int32_t>(),
+                  .experts_per_token = shape.experts_per_token,
+                  .pair_weight = std::as_const(routing.weights).vector(),
+                  .square_sum = std::as_const(routing.output_statistics.square_sum).vector(),
+                  .absolute_max = std::as_const(routing.output_statistics.absolute_max).vector(),
+                  .tokens = at(first, experts),
+                  .square_sums = at(first + experts, experts),
+                  .maxima = at(first + 2 * experts, experts)}));
+  return RealRowSums(execution, {.real = real,
+                                 .values = std::as_const(routing.probabilities).matrix(),
+                                 .sums = at(first + 3 * experts, experts)});
 }
 
-// Per expert: real tokens, and sizes of its outputs.
-ExpertActivations ObserveExperts(const ModelShape& shape, const SequenceLayout& layout,
-                                 const BlockObservation& block, const std::string& name) {
-  const Routing& routing = *block.routing;
-  ExpertActivations experts{.name = name,
-                            .tokens = std::vector<int64_t>(shape.experts),
-                            .square_sum = std::vector<double>(shape.experts),
-                            .absolute_max = std::vector<double>(shape.experts)};
+// Per expert: real tokens, and sizes of its outputs. sums: [3, experts].
+ExpertActivations ExpertsOf(const Routing& routing, const std::string& name, const double* sums,
+                            int64_t experts) {
+  ExpertActivations activations{.name = name};
+  activations.tokens.assign(sums, sums + experts);
+  activations.square_sum.assign(sums + experts, sums + 2 * experts);
+  activations.absolute_max.assign(sums + 2 * experts, sums + 3 * experts);
   if (routing.schedule != nullptr) {
-    experts.largest_rank_load = routing.schedule->largest_over_mean();
-    experts.waves = static_cast<int64_t>(routing.schedule->waves().size());
-    experts.recomputed_waves = routing.schedule->num_recomputed();
+    activations.largest_rank_load = routing.schedule->largest_over_mean();
+    activations.waves = static_cast<int64_t>(routing.schedule->waves().size());
+    activations.recomputed_waves = routing.schedule->num_recomputed();
   }
-  const int32_t* choices = routing.choices.data<int32_t>();
-  const int32_t* token_row = routing.token_row.data<int32_t>();
-  for (int64_t i = 0; i < layout.rows * shape.experts_per_token; ++i) {
-    if (NumberAt(layout.real, i / shape.experts_per_token) == 0) continue;
-    const int32_t expert = choices[i], row = token_row[i];
-    ++experts.tokens[expert];
-    experts.square_sum[expert] += NumberAt(routing.output_statistics.square_sum, row);
-    experts.absolute_max[expert] = std::max(experts.absolute_max[expert],
-                                            NumberAt(routing.output_statistics.absolute_max, row));
-  }
-  return experts;
+  return activations;
 }
 
 }  // namespace
@@ -88,41 +117,53 @@ AuxiliarySums AuxiliarySums::Zero(const ModelShape& shape) {
   return {.choices = std::vector<double>(experts), .probability = std::vector<double>(experts)};
 }
 
-void Observe(const ModelShape& shape, const SequenceLayout& layout,
-             const std::vector<BlockObservation>& blocks, AuxiliarySums& sums,
-             ActivationWatch& watch) {
+absl::Status Observe(Execution& execution, const ModelShape& shape, const SequenceLayout& layout,
+                     const std::vector<BlockObservation>& blocks, AuxiliarySums& sums,
+                     ActivationWatch& watch) {
+  std::vector<SumsPlace> places;
+  int64_t size = 0;
+  const auto take = [&size](int64_t count) { return (size += count) - count; };
+  for (const BlockObservation& block : blocks) {
+    SumsPlace& place = places.emplace_back();
+    if (block.output != nullptr) place.output = take(2);
+    if (block.residual != nullptr) place.residual = take(1);
+    if (block.routing != nullptr) place.routing = take(1 + 4 * shape.experts);
+  }
+  Tensor on_device = execution.Empty(DType::kF64, {size});
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    PLAIT_RETURN_IF_ERROR(StartSums(execution, shape, layout, blocks[i], places[i], on_device));
+  }
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, execution.ToHost(on_device));
+  const double* values = all.data<double>();
+
   const double elements =
       static_cast<double>(layout.real_rows) * static_cast<double>(shape.model_dim);
-  for (const BlockObservation& block : blocks) {
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const BlockObservation& block = blocks[i];
     BlockActivations& watched = watch.blocks[static_cast<size_t>(block.block)];
     if (block.output != nullptr) {
-      const RealSum output = SumOverRealTokens(*block.output, layout);
-      watched.square_sum += output.square_sum;
+      const double square_sum = values[places[i].output];
+      watched.square_sum += square_sum;
       watched.elements += elements;
-      watched.absolute_max = std::max(watched.absolute_max, output.absolute_max);
-      sums.output_square_sum += output.square_sum;
+      watched.absolute_max = std::max(watched.absolute_max, values[places[i].output + 1]);
+      sums.output_square_sum += square_sum;
     }
-    if (block.residual != nullptr) {
-      sums.residual_square_sum += SumOverRealTokens(*block.residual, layout).square_sum;
-    }
+    if (block.residual != nullptr) sums.residual_square_sum += values[places[i].residual];
     if (block.routing == nullptr) continue;
-    const ExpertActivations experts = ObserveExperts(shape, layout, block, watched.name);
+    const double* of_experts = values + places[i].routing + 1;
+    sums.z += values[places[i].routing];
+    const ExpertActivations experts =
+        ExpertsOf(*block.routing, watched.name, of_experts, shape.experts);
     for (int64_t e = 0; e < shape.experts; ++e) {
       sums.choices[e] += static_cast<double>(experts.tokens[e]);
       sums.expert_square_sum += experts.square_sum[e];
-    }
-    for (int64_t t = 0; t < layout.rows; ++t) {
-      if (NumberAt(layout.real, t) == 0) continue;
-      const double log_sum_exp = NumberAt(block.routing->log_sum_exp, t);
-      sums.z += log_sum_exp * log_sum_exp;
-      for (int64_t e = 0; e < shape.experts; ++e) {
-        sums.probability[e] += NumberAt(block.routing->probabilities, t * shape.experts + e);
-      }
+      sums.probability[e] += of_experts[3 * shape.experts + e];
     }
     const auto layer = std::ranges::find(watch.experts, watched.name, &ExpertActivations::name);
     PLAIT_CHECK(layer != watch.experts.end());
     layer->Merge(experts);
   }
+  return absl::OkStatus();
 }
 
 AuxiliaryLosses ComputeAuxiliaryLosses(const ModelShape& shape, const SequenceLayout& layout,

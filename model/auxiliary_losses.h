@@ -82,10 +82,10 @@ struct BlockObservation {
 };
 
 // Adds to `sums` and to the watch, which has an entry for every block and expert layer of the
-// model.
-void Observe(const ModelShape& shape, const SequenceLayout& layout,
-             const std::vector<BlockObservation>& blocks, AuxiliarySums& sums,
-             ActivationWatch& watch);
+// model. Waits for the compute stream.
+absl::Status Observe(Execution& execution, const ModelShape& shape, const SequenceLayout& layout,
+                     const std::vector<BlockObservation>& blocks, AuxiliarySums& sums,
+                     ActivationWatch& watch);
 
 // Shares of the step's losses that come from this rank's rows of one microbatch.
 struct AuxiliaryLosses {

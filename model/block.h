@@ -44,7 +44,7 @@ struct Routing {
   Tensor token_row;  // i32 [tokens, experts_per_token]
   // The waves; absent where the experts are on one rank.
   std::shared_ptr<const ExpertSchedule> schedule;
-  // Per row, of the expert's output before the router weight.
+  // Per row, of the expert's output times the router weight.
   RowStatisticsPair output_statistics;
 };
 

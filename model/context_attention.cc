@@ -43,7 +43,8 @@ absl::StatusOr<Tensor> ContextAttention::Gathered(Execution& execution, const Te
   if (context_.size() == 1) return rows;
   Tensor all = execution.Empty(rows.dtype(), {context_.size() * rows.shape()[0], rows.shape()[1]});
   PLAIT_ASSIGN_OR_RETURN(
-      const Event done, context_.AllGather(execution.communication(), rows.vector(), all.vector()));
+      const Event done,
+      context_.AllGather(execution.communication_after_compute(), rows.vector(), all.vector()));
   PLAIT_RETURN_IF_ERROR(execution.compute().Wait(done));
   return all;
 }
@@ -52,8 +53,9 @@ absl::StatusOr<Tensor> ContextAttention::Scattered(Execution& execution, const T
                                                    DType dtype) const {
   if (context_.size() == 1) return rows;
   Tensor own = execution.Empty(rows.dtype(), {rows.shape()[0] / context_.size(), rows.shape()[1]});
-  PLAIT_ASSIGN_OR_RETURN(const Event done, context_.ReduceScatter(execution.communication(),
-                                                                  rows.vector(), own.vector()));
+  PLAIT_ASSIGN_OR_RETURN(
+      const Event done,
+      context_.ReduceScatter(execution.communication_after_compute(), rows.vector(), own.vector()));
   PLAIT_RETURN_IF_ERROR(execution.compute().Wait(done));
   return Rounded(execution, own, dtype);
 }
@@ -67,7 +69,7 @@ absl::StatusOr<Tensor> ContextAttention::Swapped(Execution& execution,
   const int64_t half = plan.half(), end = plan.segment_tokens();
   const Tensor own = rows.Slice(half, end);
   Tensor other = swapped.Slice(half, end);
-  Stream& stream = execution.communication();
+  Stream& stream = execution.communication_after_compute();
   // Sent before received on both sides: sending does not wait for the peer.
   PLAIT_ASSIGN_OR_RETURN(const Event sent, context_.Send(stream, own.vector(), mirror));
   PLAIT_ASSIGN_OR_RETURN(const Event received, context_.Receive(stream, other.vector(), mirror));

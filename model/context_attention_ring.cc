@@ -44,7 +44,7 @@ class Ring {
 
   // Passes the parcel on and begins to receive the next. like: a tensor of its dtype and width.
   absl::Status BeginStep(Execution& execution, const Tensor& like) {
-    Stream& stream = execution.communication();
+    Stream& stream = execution.communication_after_compute();
     if (passes_on()) {
       PLAIT_ASSIGN_OR_RETURN(sent_, context_.Send(stream, parcel_.vector(), context_.rank() + 1));
     }
@@ -149,7 +149,7 @@ absl::StatusOr<ContextAttention::Gradients> ContextAttention::RingBackward(
   const DType dtype = dout.dtype(), statistics = StatisticsDType(dtype);
   const int rank = context_.rank();
   const int64_t open = plan.OpenQueries(rank);
-  Stream& stream = execution.communication();
+  Stream& stream = execution.communication_after_compute();
   Tensor dq = execution.Empty(open > 0 ? statistics : dtype, saved.q.shape());
   Ring ring(context_, plan);
   const bool is_shared = ring.passes_on();

@@ -33,20 +33,25 @@ double InitialValue(const Initialization& initialization, const RandomKey& key, 
 
 }  // namespace
 
-void InitializeMaster(ShardedParameter& parameter, const Initialization& initialization,
-                      uint64_t seed) {
+absl::Status InitializeMaster(Execution& execution, ShardedParameter& parameter,
+                              const Initialization& initialization, uint64_t seed) {
   const ShardSpec& spec = parameter.spec;
   const bool whole = spec.has_whole_box();
   const RandomKey key(seed, RandomPurpose::kInitialization, parameter.name);
   const Shape& shape = spec.logical_shape;
+  // Integers and normals are the host's, whatever the device.
+  Tensor master = parameter.master.on_device()
+                      ? Tensor::OnHost(parameter.master.dtype(), parameter.master.shape())
+                      : parameter.master;
   const int64_t last_dim = shape.rank() == 0 ? 1 : shape[shape.rank() - 1];
   // Elements are independent; a large model would be long in starting on one core.
 #pragma omp parallel for schedule(static) num_threads(NumAvailableCores())
   for (int64_t i = spec.elements.begin; i < spec.elements.end; ++i) {
     const int64_t element = whole ? i : spec.LogicalElement(i);
     const double value = InitialValue(initialization, key, element, last_dim);
-    SetNumber(parameter.master, i - spec.elements.begin, value);
+    SetNumber(master, i - spec.elements.begin, value);
   }
+  return parameter.master.on_device() ? execution.Copy(master, parameter.master) : absl::OkStatus();
 }
 
 }  // namespace plait

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "absl/status/status.h"
+#include "base/execution.h"
 #include "base/tensor.h"
 #include "parallel/parameter.h"
 
@@ -29,7 +31,7 @@ struct LayerParameter {
 };
 
 // Writes the shard's masters.
-void InitializeMaster(ShardedParameter& parameter, const Initialization& initialization,
-                      uint64_t seed);
+absl::Status InitializeMaster(Execution& execution, ShardedParameter& parameter,
+                              const Initialization& initialization, uint64_t seed);
 
 }  // namespace plait

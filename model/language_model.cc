@@ -133,7 +133,7 @@ absl::Status LanguageModel::Initialize(ParameterSharder& sharder, uint64_t seed)
   for (ShardedParameter& parameter : sharder.sharded()) {
     const auto found = initializations.find(parameter.name);
     PLAIT_CHECK(found != initializations.end());
-    InitializeMaster(parameter, found->second, seed);
+    PLAIT_RETURN_IF_ERROR(InitializeMaster(sharder.execution(), parameter, found->second, seed));
   }
   return sharder.RefreshComputeValues();
 }
@@ -229,8 +229,7 @@ absl::Status LanguageModel::ObservePart(Execution& execution, const Part& part,
     }
   }
   saved.watch = EmptyWatch();
-  Observe(shape_, layout, blocks, saved.sums, saved.watch);
-  return absl::OkStatus();
+  return Observe(execution, shape_, layout, blocks, saved.sums, saved.watch);
 }
 
 absl::StatusOr<std::vector<double>> LanguageModel::MicrobatchChoices(
@@ -253,12 +252,15 @@ absl::Status LanguageModel::PrepareHead(Execution& execution, ParameterSharder& 
 absl::StatusOr<LanguageModel::HeadLoss> LanguageModel::HeadLossAndGradient(
     Execution& execution, const Tensor& hidden, const Microbatch& microbatch,
     const StepCounts& counts) {
-  const Tensor coefficients = LossCoefficients(microbatch, counts, StatisticsDType(dtype_));
+  PLAIT_ASSIGN_OR_RETURN(
+      const Tensor coefficients,
+      execution.ToDevice(LossCoefficients(microbatch, counts, StatisticsDType(dtype_))));
   PLAIT_ASSIGN_OR_RETURN(
       TokenLogProbabilityHead::LossGradient head,
       head_.LossAndGradient(execution, hidden, microbatch.targets, coefficients));
-  return HeadLoss{.language_model = OwnLanguageModelLoss(microbatch, head.log_probability, counts),
-                  .log_probability = std::move(head.log_probability),
+  PLAIT_ASSIGN_OR_RETURN(Tensor log_probability, execution.ToHost(head.log_probability));
+  return HeadLoss{.language_model = OwnLanguageModelLoss(microbatch, log_probability, counts),
+                  .log_probability = std::move(log_probability),
                   .dhidden = std::move(head.dx)};
 }
 
@@ -304,7 +306,7 @@ absl::StatusOr<Tensor> LanguageModel::HeadLogProbabilities(Execution& execution,
                          head_.LogProbabilities(execution, hidden, microbatch.targets));
   PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, head_unit()));
   if (shape_.tied_embeddings) PLAIT_RETURN_IF_ERROR(sharder.Reshard(execution, 0));
-  return log_probability;
+  return execution.ToHost(log_probability);
 }
 
 double LanguageModel::OwnLanguageModelLoss(const Microbatch& microbatch,

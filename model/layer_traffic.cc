@@ -34,8 +34,8 @@ class Traffic {
   void AddHead() {
     Rows(kAllGather, sizes_.dtype, 1);
     Rows(kReduceScatter, sizes_.dtype, 1);
-    const int64_t rest = sizes_.segment % kHeadChunkTokens;
-    Logits(kHeadChunkTokens, sizes_.segment / kHeadChunkTokens);
+    const int64_t rest = sizes_.segment % HeadChunkTokens(DeviceKind::kCpu);
+    Logits(HeadChunkTokens(DeviceKind::kCpu), sizes_.segment / HeadChunkTokens(DeviceKind::kCpu));
     Logits(rest, 1);
     if (shape_.balance_loss_coefficient > 0 && shape_.experts > 0) {
       plan_.Add("router counts", AxesText(mesh_, {kContext, kTensor}), kAllReduceSum,

@@ -191,7 +191,7 @@ class StepMemory {
   }
 
   void HeadChunk() {
-    const int64_t tokens = std::min(sizes_.segment, kHeadChunkTokens);
+    const int64_t tokens = std::min(sizes_.segment, HeadChunkTokens(DeviceKind::kCpu));
     const PlannedTensor logits = Work(sizes_.statistics, tokens * sizes_.vocabulary);
     // Each rank's part of the sums, everybody's, and the whole.
     std::vector<PlannedTensor> held;

@@ -1,6 +1,5 @@
 #include "model/mixture_of_experts_block.h"
 
-#include <cstring>
 #include <utility>
 
 #include "base/number_at.h"
@@ -8,6 +7,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/expert_routing.h"
+#include "kernels/indexed_numbers.h"
 #include "model/feed_forward_block.h"
 
 namespace plait {
@@ -89,11 +89,14 @@ absl::StatusOr<Routing> MixtureOfExpertsBlock::Route(Execution& execution, const
   Tensor offsets = execution.Empty(DType::kI32, {experts_ + 1});
   if (!dealt_) {
     PLAIT_RETURN_IF_ERROR(Sort(execution, 0, tokens, offsets, routing));
-    routing.offsets = std::move(offsets);
+    // The one wait of the host inside of a block: how many rows each expert has shapes its
+    // products.
+    PLAIT_ASSIGN_OR_RETURN(routing.offsets, execution.ToHost(offsets));
     return routing;
   }
-  auto schedule = exchange_.Schedule(execution, routing.choices.data<int32_t>(), tokens,
-                                     experts_per_token_, wave_tokens_);
+  PLAIT_ASSIGN_OR_RETURN(const Tensor choices, execution.ToHost(routing.choices));
+  auto schedule = exchange_.Schedule(execution, choices.data<int32_t>(), tokens, experts_per_token_,
+                                     wave_tokens_);
   if (!schedule.ok()) return Annotate(schedule.status(), name_);
   routing.schedule = *std::move(schedule);
   for (const ExpertSchedule::Wave& wave : routing.schedule->waves()) {
@@ -104,48 +107,39 @@ absl::StatusOr<Routing> MixtureOfExpertsBlock::Route(Execution& execution, const
 
 absl::Status MixtureOfExpertsBlock::Sort(Execution& execution, int64_t begin, int64_t end,
                                          Tensor& offsets, Routing& routing) const {
-  const int64_t first_row = begin * experts_per_token_, rows = end * experts_per_token_ - first_row;
-  int32_t* row_token = routing.row_token.data<int32_t>() + first_row;
-  int32_t* token_row = routing.token_row.data<int32_t>() + first_row;
-  PLAIT_RETURN_IF_ERROR(
-      Annotate(ExpertPermutation(execution, {.choices = routing.choices.data<int32_t>() + first_row,
-                                             .tokens = end - begin,
-                                             .experts_per_token = experts_per_token_,
-                                             .experts = experts_,
-                                             .offsets = offsets.data<int32_t>(),
-                                             .row_token = row_token,
-                                             .token_row = token_row}),
-               name_));
-  for (int64_t i = 0; begin > 0 && i < rows; ++i) {
-    row_token[i] += static_cast<int32_t>(begin);
-    token_row[i] += static_cast<int32_t>(first_row);
-  }
-  return absl::OkStatus();
+  const int64_t first_row = begin * experts_per_token_;
+  return Annotate(
+      ExpertPermutation(execution, {.choices = routing.choices.data<int32_t>() + first_row,
+                                    .tokens = end - begin,
+                                    .experts_per_token = experts_per_token_,
+                                    .experts = experts_,
+                                    .first_token = static_cast<int32_t>(begin),
+                                    .first_row = static_cast<int32_t>(first_row),
+                                    .offsets = offsets.data<int32_t>(),
+                                    .row_token = routing.row_token.data<int32_t>() + first_row,
+                                    .token_row = routing.token_row.data<int32_t>() + first_row}),
+      name_);
 }
 
-Tensor MixtureOfExpertsBlock::RowWeights(Execution& execution, const Routing& routing) const {
+absl::StatusOr<Tensor> MixtureOfExpertsBlock::RowWeights(Execution& execution,
+                                                         const Routing& routing) const {
   Tensor weights = execution.Empty(routing.weights.dtype(), {routing.row_token.num_elements()});
-  const int32_t* token_row = routing.token_row.data<int32_t>();
-  for (int64_t i = 0; i < weights.num_elements(); ++i)
-    SetNumber(weights, token_row[i], NumberAt(routing.weights, i));
+  PLAIT_RETURN_IF_ERROR(
+      Annotate(ScatterNumbers(execution, {.values = routing.weights.vector(),
+                                          .index = routing.token_row.data<int32_t>(),
+                                          .out = weights.vector()}),
+               name_));
   return weights;
 }
 
 absl::Status MixtureOfExpertsBlock::OutputStatistics(Execution& execution, int64_t first_row,
                                                      ConstMatrixView rows,
-                                                     const Tensor& row_weights,
                                                      RowStatisticsPair& statistics) const {
   Tensor square_sum = Part(statistics.square_sum, first_row, rows.rows);
   Tensor absolute_max = Part(statistics.absolute_max, first_row, rows.rows);
-  PLAIT_RETURN_IF_ERROR(RowStatistics(
+  return RowStatistics(
       execution,
-      {.x = rows, .square_sum = square_sum.vector(), .absolute_max = absolute_max.vector()}));
-  for (int64_t i = 0; i < rows.rows; ++i) {
-    const double weight = NumberAt(row_weights, first_row + i);
-    SetNumber(square_sum, i, NumberAt(square_sum, i) / (weight * weight));
-    SetNumber(absolute_max, i, NumberAt(absolute_max, i) / weight);
-  }
-  return absl::OkStatus();
+      {.x = rows, .square_sum = square_sum.vector(), .absolute_max = absolute_max.vector()});
 }
 
 absl::Status MixtureOfExpertsBlock::TakeOutput(Execution& execution, int64_t first_row,
@@ -153,8 +147,8 @@ absl::Status MixtureOfExpertsBlock::TakeOutput(Execution& execution, int64_t fir
                                                bool observe, ExpertsSaved& keep) const {
   const int64_t count = rows.shape()[0];
   if (observe) {
-    PLAIT_RETURN_IF_ERROR(OutputStatistics(execution, first_row, rows.matrix(), row_weights,
-                                           keep.routing.output_statistics));
+    PLAIT_RETURN_IF_ERROR(
+        OutputStatistics(execution, first_row, rows.matrix(), keep.routing.output_statistics));
   }
   if (!keep_expert_rows_) return absl::OkStatus();
   if (count == row_weights.num_elements()) {
@@ -164,10 +158,8 @@ absl::Status MixtureOfExpertsBlock::TakeOutput(Execution& execution, int64_t fir
   if (!keep.expert_rows) {
     keep.expert_rows = execution.Empty(rows.dtype(), {row_weights.num_elements(), rows.shape()[1]});
   }
-  if (count > 0) {
-    std::memcpy(Part(keep.expert_rows, first_row, count).raw(), rows.raw(), rows.bytes());
-  }
-  return absl::OkStatus();
+  Tensor part = Part(keep.expert_rows, first_row, count);
+  return execution.Copy(rows, part);
 }
 
 absl::Status MixtureOfExpertsBlock::ForwardExperts(Execution& execution, const Tensor& y,
@@ -206,7 +198,7 @@ absl::Status MixtureOfExpertsBlock::Forward(Execution& execution,
   } else {
     PLAIT_ASSIGN_OR_RETURN(routing, Route(execution, y));
   }
-  const Tensor row_weights = RowWeights(execution, routing);
+  PLAIT_ASSIGN_OR_RETURN(const Tensor row_weights, RowWeights(execution, routing));
   const bool observe = keep && context.routing == nullptr;
   if (observe) {
     routing.output_statistics = {execution.Empty(row_weights.dtype(), row_weights.shape()),
@@ -228,6 +220,25 @@ absl::Status MixtureOfExpertsBlock::Forward(Execution& execution,
   return absl::OkStatus();
 }
 
+// The loss adds 2 x factor x o to the gradient of an expert's output o = row / weight; divided by
+// the weight once more. On the host: the loss on experts' outputs is seldom asked for.
+absl::StatusOr<Tensor> MixtureOfExpertsBlock::OutputScale(Execution& execution,
+                                                          const SequenceLayout& layout,
+                                                          const Routing& routing,
+                                                          const Tensor& row_weights,
+                                                          int64_t first_row, int64_t rows) const {
+  PLAIT_ASSIGN_OR_RETURN(const Tensor weights, execution.ToHost(row_weights));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor real, execution.ToHost(layout.real));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor row_token, execution.ToHost(routing.row_token));
+  Tensor scale = Tensor::OnHost(row_weights.dtype(), {rows});
+  for (int64_t i = 0; i < rows; ++i) {
+    const double weight = NumberAt(weights, first_row + i);
+    SetNumber(scale, i,
+              NumberAt(real, row_token.data<int32_t>()[first_row + i]) / (weight * weight));
+  }
+  return execution.ToDevice(scale);
+}
+
 absl::Status MixtureOfExpertsBlock::RowGradients(Execution& execution,
                                                  const BlockBackwardContext& context,
                                                  const Tensor& dout, const ExpertsSaved& saved,
@@ -237,13 +248,8 @@ absl::Status MixtureOfExpertsBlock::RowGradients(Execution& execution,
   PLAIT_RETURN_IF_ERROR(
       EmbeddingForward(execution, {.ids = row_token, .table = dout.matrix(), .y = drows}));
   if (context.factors.expert_output == 0) return absl::OkStatus();
-  // The loss adds 2 x factor x o to the gradient of an expert's output o = row / weight; divided by
-  // the weight once more.
-  Tensor scale = execution.Empty(row_weights.dtype(), {drows.rows});
-  for (int64_t i = 0; i < drows.rows; ++i) {
-    const double weight = NumberAt(row_weights, first_row + i);
-    SetNumber(scale, i, NumberAt(context.layout->real, row_token[i]) / (weight * weight));
-  }
+  PLAIT_ASSIGN_OR_RETURN(const Tensor scale, OutputScale(execution, *context.layout, saved.routing,
+                                                         row_weights, first_row, drows.rows));
   return ScaledAdd(execution,
                    {.a = drows,
                     .b = Part(std::as_const(saved.expert_rows), first_row, drows.rows).matrix(),
@@ -282,6 +288,29 @@ absl::Status MixtureOfExpertsBlock::BackwardExperts(Execution& execution, const 
   return feed_forward_.WeightGradient(execution, rows, saved.gate_up, drows.matrix(), dgate_up);
 }
 
+// With the activation loss on expert outputs, the gradients of the weights also hold that loss's
+// inner product with the output, which does not depend on the router weight: 2 x factor x |o|^2 /
+// weight, taken off again. On the host, as OutputScale.
+absl::StatusOr<Tensor> MixtureOfExpertsBlock::WithoutOutputLoss(Execution& execution,
+                                                                const BlockBackwardContext& context,
+                                                                const Routing& routing,
+                                                                const Tensor& gradients) const {
+  PLAIT_ASSIGN_OR_RETURN(Tensor dweights, execution.ToHost(gradients));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor weights, execution.ToHost(routing.weights));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor token_row, execution.ToHost(routing.token_row));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor real, execution.ToHost(context.layout->real));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor square_sum,
+                         execution.ToHost(routing.output_statistics.square_sum));
+  for (int64_t i = 0; i < dweights.num_elements(); ++i) {
+    const double weight = NumberAt(weights, i);
+    const double loss = NumberAt(real, i / experts_per_token_) * 2 * context.factors.expert_output *
+                        NumberAt(square_sum, token_row.data<int32_t>()[i]) /
+                        (weight * weight * weight);
+    SetNumber(dweights, i, NumberAt(dweights, i) - loss);
+  }
+  return execution.ToDevice(dweights);
+}
+
 absl::StatusOr<Tensor> MixtureOfExpertsBlock::Backward(Execution& execution,
                                                        const BlockBackwardContext& context,
                                                        const Tensor& gradient, const Saved& base) {
@@ -289,7 +318,7 @@ absl::StatusOr<Tensor> MixtureOfExpertsBlock::Backward(Execution& execution,
   const Routing& routing = saved.routing;
   const DType statistics = StatisticsDType(gradient.dtype());
   const int64_t tokens = gradient.shape()[0], rows = routing.row_token.num_elements();
-  const Tensor row_weights = RowWeights(execution, routing);
+  PLAIT_ASSIGN_OR_RETURN(const Tensor row_weights, RowWeights(execution, routing));
   PLAIT_ASSIGN_OR_RETURN(const Tensor y, norm_.Recompute(execution, saved.residual_sum));
   Tensor dy = execution.Empty(statistics, gradient.shape());
   Tensor drow_weights = execution.Empty(statistics, {rows});
@@ -303,23 +332,18 @@ absl::StatusOr<Tensor> MixtureOfExpertsBlock::Backward(Execution& execution,
         BackwardExperts(execution, y, row_weights, give, saved, dy, drow_weights));
   }
 
-  // The router. With the activation loss on expert outputs, drow_weights also holds that loss's
-  // inner product with the output, which does not depend on the router weight: 2 x factor x |o|^2 /
-  // weight, taken off again.
   Tensor dweights = execution.Empty(statistics, {tokens, experts_per_token_});
-  const int32_t* token_row = routing.token_row.data<int32_t>();
-  for (int64_t i = 0; i < rows; ++i) {
-    const int32_t row = token_row[i];
-    double value = NumberAt(drow_weights, row);
-    if (context.factors.expert_output != 0) {
-      const double real = NumberAt(context.layout->real, i / experts_per_token_);
-      value -= real * 2 * context.factors.expert_output *
-               NumberAt(routing.output_statistics.square_sum, row) / NumberAt(row_weights, row);
-    }
-    SetNumber(dweights, i, value);
+  PLAIT_RETURN_IF_ERROR(
+      Annotate(GatherNumbers(execution, {.values = drow_weights.vector(),
+                                         .index = routing.token_row.data<int32_t>(),
+                                         .out = dweights.vector()}),
+               name_));
+  if (context.factors.expert_output != 0) {
+    PLAIT_ASSIGN_OR_RETURN(dweights, WithoutOutputLoss(execution, context, routing, dweights));
   }
   Tensor dlogits = execution.Empty(statistics, {tokens, experts_});
-  const Tensor& balance_gradient = context.factors.balance_gradient;
+  PLAIT_ASSIGN_OR_RETURN(const Tensor balance_gradient,
+                         execution.ToDevice(context.factors.balance_gradient));
   PLAIT_RETURN_IF_ERROR(Annotate(
       RouterBackward(execution, {.probabilities = routing.probabilities.matrix(),
                                  .choices = routing.choices.data<int32_t>(),

@@ -51,17 +51,22 @@ class MixtureOfExpertsBlock : public Block {
   absl::Status Sort(Execution& execution, int64_t begin, int64_t end, Tensor& offsets,
                     Routing& routing) const;
   // The router weight of each sorted row, [rows].
-  Tensor RowWeights(Execution& execution, const Routing& routing) const;
-  // Statistics of rows [first_row, ...), of the outputs before the router weight: of `rows`,
-  // divided by it.
+  absl::StatusOr<Tensor> RowWeights(Execution& execution, const Routing& routing) const;
+  // Statistics of the weighted outputs `rows`, as those of rows [first_row, ...).
   absl::Status OutputStatistics(Execution& execution, int64_t first_row, ConstMatrixView rows,
-                                const Tensor& row_weights, RowStatisticsPair& statistics) const;
+                                RowStatisticsPair& statistics) const;
   // Keeps what the losses need of the weighted outputs of rows [first_row, ...).
   absl::Status TakeOutput(Execution& execution, int64_t first_row, const Tensor& rows,
                           const Tensor& row_weights, bool observe, ExpertsSaved& keep) const;
   absl::Status ForwardExperts(Execution& execution, const Tensor& y, const Routing& routing,
                               const Tensor& row_weights, const DealtExperts::TakeRows& take,
                               Tensor& delta, ExpertsSaved* keep);
+  absl::StatusOr<Tensor> OutputScale(Execution& execution, const SequenceLayout& layout,
+                                     const Routing& routing, const Tensor& row_weights,
+                                     int64_t first_row, int64_t rows) const;
+  absl::StatusOr<Tensor> WithoutOutputLoss(Execution& execution,
+                                           const BlockBackwardContext& context,
+                                           const Routing& routing, const Tensor& gradients) const;
   // Gradient of the weighted outputs of rows [first_row, ...): dout of each one's token, and the
   // activation loss on expert outputs.
   absl::Status RowGradients(Execution& execution, const BlockBackwardContext& context,

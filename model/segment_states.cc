@@ -1,7 +1,6 @@
 #include "model/segment_states.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/status_macros.h"
 #include "kernels/causal_convolution.h"
@@ -32,18 +31,19 @@ ConstMatrixView Rows(ConstMatrixView view, int64_t begin, int64_t end) {
 }
 
 // Row `to_row` of `to` = row `from_row` of `from`, of the same dtype and width.
-void CopyRow(const ConstMatrixView& from, int64_t from_row, Tensor& to, int64_t to_row) {
-  const ConstMatrixView row = Rows(from, from_row, from_row + 1);
+absl::Status CopyRow(Execution& execution, const ConstMatrixView& from, int64_t from_row,
+                     Tensor& to, int64_t to_row) {
   Tensor place = to.Slice(to_row, to_row + 1);
-  std::memcpy(place.raw(), row.data, place.bytes());
+  return ScaledAdd(execution, {.b = Rows(from, from_row, from_row + 1), .out = place.matrix()});
 }
 
 // Zeros for `documents` documents but for `state`, the rows of document `document`.
-Tensor OfDocument(Execution& execution, const Tensor& state, int64_t documents, int64_t document) {
+absl::StatusOr<Tensor> OfDocument(Execution& execution, const Tensor& state, int64_t documents,
+                                  int64_t document) {
   const int64_t rows = state.shape()[0];
   Tensor all = execution.Zeros(state.dtype(), {documents * rows, state.shape()[1]});
   Tensor place = all.Slice(document * rows, (document + 1) * rows);
-  std::memcpy(place.raw(), state.raw(), state.bytes());
+  PLAIT_RETURN_IF_ERROR(execution.Copy(state, place));
   return all;
 }
 
@@ -59,8 +59,9 @@ bool SegmentStates::AnyDocumentCrosses(const SequenceLayout& layout) const {
 
 absl::StatusOr<Tensor> SegmentStates::Gather(Execution& execution, const Tensor& own) const {
   Tensor all = execution.Empty(own.dtype(), {ranks_->size() * own.shape()[0], own.shape()[1]});
-  PLAIT_ASSIGN_OR_RETURN(const Event gathered,
-                         ranks_->AllGather(execution.communication(), own.vector(), all.vector()));
+  PLAIT_ASSIGN_OR_RETURN(
+      const Event gathered,
+      ranks_->AllGather(execution.communication_after_compute(), own.vector(), all.vector()));
   PLAIT_RETURN_IF_ERROR(execution.compute().Wait(gathered));
   return all;
 }
@@ -73,7 +74,7 @@ absl::StatusOr<Tensor> SegmentStates::InputsBefore(Execution& execution,
   // Every rank's last inputs, the newest in the last row.
   Tensor own = execution.Zeros(x.dtype, {history, x.columns});
   for (int64_t back = 1; back <= std::min(history, x.rows); ++back) {
-    CopyRow(x, x.rows - back, own, history - back);
+    PLAIT_RETURN_IF_ERROR(CopyRow(execution, x, x.rows - back, own, history - back));
   }
   PLAIT_ASSIGN_OR_RETURN(const Tensor all, Gather(execution, own));
   if (!layout.begins_inside) return Tensor();
@@ -84,7 +85,7 @@ absl::StatusOr<Tensor> SegmentStates::InputsBefore(Execution& execution,
     if (token < document_begin) continue;
     const int64_t rank = token / layout.tokens;
     const int64_t back = (rank + 1) * layout.tokens - token;
-    CopyRow(all.matrix(), (rank + 1) * history - back, inputs, j);
+    PLAIT_RETURN_IF_ERROR(CopyRow(execution, all.matrix(), (rank + 1) * history - back, inputs, j));
   }
   return OfDocument(execution, inputs, layout.documents(), 0);
 }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/number_at.h"
+#include "base/status_macros.h"
 
 namespace plait {
 TokenPart TokenPart::Of(const DeviceMesh& mesh) {
@@ -35,7 +36,8 @@ absl::StatusOr<SequenceLayout> SequenceLayout::Create(const Tensor& token_ids,
   layout.rows = layout.tokens / part.tensors;
   layout.rows_begin = layout.rows * part.tensor_rank;
   layout.microbatch_document_offsets.assign(offsets.begin(), offsets.end());
-  layout.positions.resize(static_cast<size_t>(layout.tokens));
+  layout.positions = Tensor::OnHost(DType::kI32, {layout.tokens});
+  int32_t* positions = layout.positions.data<int32_t>();
   const int64_t begin = layout.segment_begin, end = begin + layout.tokens;
   layout.document_offsets.push_back(0);
   for (size_t s = 0; s + 1 < offsets.size(); ++s) {
@@ -46,7 +48,7 @@ absl::StatusOr<SequenceLayout> SequenceLayout::Create(const Tensor& token_ids,
     const int64_t first = std::max<int64_t>(offsets[s], begin);
     const int64_t last = std::min<int64_t>(offsets[s + 1], end);
     if (first >= last) continue;
-    std::iota(layout.positions.begin() + (first - begin), layout.positions.begin() + (last - begin),
+    std::iota(positions + (first - begin), positions + (last - begin),
               static_cast<int32_t>(first - offsets[s]));
     layout.document_offsets.push_back(static_cast<int32_t>(last - begin));
     layout.begins_inside = layout.begins_inside || offsets[s] < begin;
@@ -73,11 +75,18 @@ SequenceLayout SequenceLayout::Continuation(int64_t tokens, int64_t first_positi
   layout.real_tokens = tokens;
   layout.document_offsets = {0, static_cast<int32_t>(tokens)};
   layout.microbatch_document_offsets = layout.document_offsets;
-  layout.positions.resize(static_cast<size_t>(tokens));
-  std::iota(layout.positions.begin(), layout.positions.end(), static_cast<int32_t>(first_position));
+  layout.positions = Tensor::OnHost(DType::kI32, {tokens});
+  std::iota(layout.positions.data<int32_t>(), layout.positions.data<int32_t>() + tokens,
+            static_cast<int32_t>(first_position));
   layout.real = Tensor::OnHost(statistics_dtype, {tokens});
   for (int64_t t = 0; t < tokens; ++t) SetNumber(layout.real, t, 1);
   return layout;
+}
+
+absl::Status SequenceLayout::MoveTo(Execution& execution) {
+  PLAIT_ASSIGN_OR_RETURN(positions, execution.ToDevice(positions));
+  PLAIT_ASSIGN_OR_RETURN(real, execution.ToDevice(real));
+  return absl::OkStatus();
 }
 
 }  // namespace plait

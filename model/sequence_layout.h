@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/execution.h"
 #include "base/tensor.h"
 #include "parallel/device_mesh.h"
 
@@ -27,7 +28,7 @@ struct SequenceLayout {
   // The segment.
   int64_t tokens = 0;
   std::vector<int32_t> document_offsets;  // [documents + 1], counted in the segment
-  std::vector<int32_t> positions;         // [tokens], from the start of each document
+  Tensor positions;                       // i32 [tokens], from the start of each document
   // Whether its first document began in an earlier segment, and its last goes on in the next.
   bool begins_inside = false;
   bool ends_inside = false;
@@ -55,6 +56,9 @@ struct SequenceLayout {
   // generation.
   static SequenceLayout Continuation(int64_t tokens, int64_t first_position,
                                      DType statistics_dtype);
+
+  // Brings positions and `real` to the execution's device, where kernels read them.
+  absl::Status MoveTo(Execution& execution);
 };
 
 }  // namespace plait

@@ -15,8 +15,10 @@ TokenEmbedding::TokenEmbedding(const ModelShape& shape, DType dtype, const Devic
   Cut(weight_.parameter, /*dim=*/0, /*segments=*/1, tensor_.rank(), tensor_.size());
 }
 
-absl::StatusOr<Tensor> TokenEmbedding::OwnIds(const Tensor& tokens) const {
-  if (tensor_.size() == 1) return tokens;
+absl::StatusOr<Tensor> TokenEmbedding::OwnIds(Execution& execution, const Tensor& tokens) const {
+  // On the CPU the look-up sees for itself that ids are in the table.
+  const bool is_host = execution.device().kind == DeviceKind::kCpu;
+  if (tensor_.size() == 1 && is_host) return tokens;
   const auto own = static_cast<int32_t>(tensor_.Share(vocabulary_));
   const auto begin = static_cast<int32_t>(tensor_.rank()) * own;
   Tensor ids = tokens.Clone();
@@ -27,12 +29,12 @@ absl::StatusOr<Tensor> TokenEmbedding::OwnIds(const Tensor& tokens) const {
     }
     id = id >= begin && id < begin + own ? id - begin : -1;
   }
-  return ids;
+  return execution.ToDevice(ids);
 }
 
 absl::StatusOr<Tensor> TokenEmbedding::Forward(Execution& execution, const Tensor& tokens) const {
   const Tensor& table = weight_.parameter.value;
-  PLAIT_ASSIGN_OR_RETURN(const Tensor ids, OwnIds(tokens));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor ids, OwnIds(execution, tokens));
   Tensor y = execution.Empty(table.dtype(), {tokens.num_elements(), table.shape()[1]});
   PLAIT_RETURN_IF_ERROR(Annotate(
       EmbeddingForward(execution,
@@ -43,7 +45,7 @@ absl::StatusOr<Tensor> TokenEmbedding::Forward(Execution& execution, const Tenso
 
 absl::Status TokenEmbedding::Backward(Execution& execution, const Tensor& dy,
                                       const Tensor& tokens) {
-  PLAIT_ASSIGN_OR_RETURN(const Tensor ids, OwnIds(tokens));
+  PLAIT_ASSIGN_OR_RETURN(const Tensor ids, OwnIds(execution, tokens));
   PLAIT_ASSIGN_OR_RETURN(const Tensor all, tensor_.Gather(execution, dy));
   return Annotate(EmbeddingBackward(execution, {.ids = ids.data<int32_t>(),
                                                 .dy = all.matrix(),

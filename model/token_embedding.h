@@ -18,8 +18,8 @@ class TokenEmbedding {
  public:
   TokenEmbedding(const ModelShape& shape, DType dtype, const DeviceMesh& mesh);
 
-  // tokens: i32 [tokens of the segment]. Returns [own rows, model_dim]. InvalidArgument where an id
-  // is past the vocabulary.
+  // tokens: i32 [tokens of the segment], on the host. Returns [own rows, model_dim].
+  // InvalidArgument where an id is past the vocabulary.
   absl::StatusOr<Tensor> Forward(Execution& execution, const Tensor& tokens) const;
   // dy: [own rows, model_dim]. Adds to the weight's gradient.
   absl::Status Backward(Execution& execution, const Tensor& dy, const Tensor& tokens);
@@ -27,8 +27,9 @@ class TokenEmbedding {
   LayerParameter& weight() { return weight_; }
 
  private:
-  // Ids counted in this rank's part of the vocabulary, those of other ranks as padding.
-  absl::StatusOr<Tensor> OwnIds(const Tensor& tokens) const;
+  // Ids counted in this rank's part of the vocabulary, those of other ranks as padding; on the
+  // execution's device.
+  absl::StatusOr<Tensor> OwnIds(Execution& execution, const Tensor& tokens) const;
 
   TensorParallel tensor_;
   int64_t vocabulary_;  // of all ranks

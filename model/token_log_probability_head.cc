@@ -1,17 +1,14 @@
 #include "model/token_log_probability_head.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
-#include "base/number_at.h"
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "kernels/matmul.h"
 #include "kernels/token_cross_entropy.h"
+#include "kernels/vocabulary_merge.h"
 
 namespace plait {
-namespace {}  // namespace
-
 absl::StatusOr<Tensor> TokenLogProbabilityHead::Logits(Execution& execution,
                                                        const Tensor& x) const {
   Tensor logits =
@@ -39,19 +36,11 @@ absl::StatusOr<Tensor> TokenLogProbabilityHead::WholeLogSumExp(Execution& execut
       weight_.name));
   PLAIT_ASSIGN_OR_RETURN(const Tensor all, tensor_.Gather(execution, own));
   Tensor whole = execution.Empty(logits.dtype(), {rows});
-  for (int64_t t = 0; t < rows; ++t) {
-    double largest = -std::numeric_limits<double>::infinity(), sum = 0, target = 0;
-    for (int64_t r = 0; r < tensor_.size(); ++r) {
-      largest = std::max(largest, NumberAt(all, 2 * r * rows + t));
-      target += NumberAt(all, (2 * r + 1) * rows + t);
-    }
-    for (int64_t r = 0; r < tensor_.size(); ++r) {
-      sum += std::exp(NumberAt(all, 2 * r * rows + t) - largest);
-    }
-    const double total = largest + std::log(sum);
-    SetNumber(whole, t, total);
-    SetNumber(log_probability, t, target - total);
-  }
+  PLAIT_RETURN_IF_ERROR(Annotate(
+      VocabularyMerge(execution, {.parts = all.Reshape({2 * tensor_.size(), rows}).matrix(),
+                                  .log_sum_exp = whole.vector(),
+                                  .log_probability = log_probability.vector()}),
+      weight_.name));
   return whole;
 }
 
@@ -62,13 +51,15 @@ absl::StatusOr<TokenLogProbabilityHead::LossGradient> TokenLogProbabilityHead::R
   const DType statistics = StatisticsDType(x.dtype());
   LossGradient result{.log_probability = execution.Empty(statistics, {tokens}), .dx = {}};
   Tensor dx = coefficients != nullptr ? execution.Empty(x.dtype(), x.shape()) : Tensor();
-  const std::vector<int32_t> own_targets = OwnTargets(targets);
-  for (int64_t begin = 0; begin < tokens; begin += kHeadChunkTokens) {
-    const int64_t end = std::min(begin + kHeadChunkTokens, tokens);
+  PLAIT_ASSIGN_OR_RETURN(const Tensor own_targets, OwnTargets(execution, targets));
+  const int64_t chunk = HeadChunkTokens(execution.device().kind);
+  for (int64_t begin = 0; begin < tokens; begin += chunk) {
+    const int64_t end = std::min(begin + chunk, tokens);
     const Tensor x_chunk = x.Slice(begin, end);
     PLAIT_ASSIGN_OR_RETURN(Tensor logits, Logits(execution, x_chunk));
     Tensor log_probability = result.log_probability.Slice(begin, end);
-    TokenCrossEntropyArgs args{.logits = logits.matrix(), .targets = own_targets.data() + begin};
+    TokenCrossEntropyArgs args{.logits = logits.matrix(),
+                               .targets = own_targets.data<int32_t>() + begin};
     Tensor log_sum_exp;
     if (tensor_.size() > 1) {
       PLAIT_ASSIGN_OR_RETURN(log_sum_exp,
@@ -106,12 +97,19 @@ absl::StatusOr<TokenLogProbabilityHead::LossGradient> TokenLogProbabilityHead::R
   return result;
 }
 
-std::vector<int32_t> TokenLogProbabilityHead::OwnTargets(const Tensor& targets) const {
-  const auto all = targets.values<int32_t>();
-  std::vector<int32_t> own(all.begin(), all.end());
+absl::StatusOr<Tensor> TokenLogProbabilityHead::OwnTargets(Execution& execution,
+                                                           const Tensor& targets) const {
+  Tensor own = targets.Clone();
   const auto begin = static_cast<int32_t>(tensor_.rank() * weight_.shape[0]);
-  for (int32_t& target : own) target -= begin;
-  return own;
+  for (int32_t& target : own.values<int32_t>()) {
+    if (target >= tensor_.size() * weight_.shape[0]) {
+      return absl::InvalidArgumentError(absl::StrCat(weight_.name, ": target ", target,
+                                                     " is past the vocabulary of ",
+                                                     tensor_.size() * weight_.shape[0]));
+    }
+    target -= begin;
+  }
+  return execution.ToDevice(own);
 }
 
 absl::StatusOr<TokenLogProbabilityHead::LossGradient> TokenLogProbabilityHead::LossAndGradient(

@@ -21,9 +21,11 @@
 
 namespace plait {
 
-// Tokens per chunk: logits of 128 x 65,536 f32 are 32 MiB, of a small vocabulary they stay in
-// cache.
-inline constexpr int64_t kHeadChunkTokens = 128;
+// Tokens per chunk. Logits of 128 x 65,536 f32 are 32 MiB, of a small vocabulary they stay in a
+// CPU's cache; a GPU wants larger products.
+constexpr int64_t HeadChunkTokens(DeviceKind device) {
+  return device == DeviceKind::kCpu ? 128 : 2048;
+}
 
 class TokenLogProbabilityHead {
  public:
@@ -37,8 +39,8 @@ class TokenLogProbabilityHead {
                              // log_probability[t]
   };
 
-  // x: [rows, model_dim]; targets: i32 [tokens]; coefficients: f32 or f64 [tokens]. Adds to the
-  // weight's gradient.
+  // x: [rows, model_dim]; targets: i32 [tokens], on the host; coefficients: f32 or f64 [tokens].
+  // Adds to the weight's gradient.
   absl::StatusOr<LossGradient> LossAndGradient(Execution& execution, const Tensor& x,
                                                const Tensor& targets, const Tensor& coefficients);
   // f32 or f64 [tokens].
@@ -55,7 +57,8 @@ class TokenLogProbabilityHead {
                                    const Tensor* coefficients);
 
   // Targets counted in this rank's part of the vocabulary: outside of it where they are another's.
-  std::vector<int32_t> OwnTargets(const Tensor& targets) const;
+  // On the execution's device.
+  absl::StatusOr<Tensor> OwnTargets(Execution& execution, const Tensor& targets) const;
   // Of a chunk, from every rank's part: the log sum exp over the whole vocabulary, [rows], and the
   // targets' log-probability.
   absl::StatusOr<Tensor> WholeLogSumExp(Execution& execution, const Tensor& logits,

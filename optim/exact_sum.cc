@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "base/status_macros.h"
+#include "parallel/host_collectives.h"
 
 namespace plait {
 namespace {
@@ -42,14 +43,10 @@ void ExactSum::Carry() {
   }
 }
 
-absl::Status ExactSum::Reduce(Execution& execution, Communicator& communicator) {
+absl::Status ExactSum::Reduce(Communicator& communicator) {
   Carry();
   const auto size = static_cast<int64_t>(digits_.size());
-  PLAIT_ASSIGN_OR_RETURN(
-      const Event reduced,
-      communicator.AllReduce(execution.communication(), {digits_.data(), DType::kI64, size},
-                             ReduceOperation::kSum));
-  return reduced.Synchronize();
+  return AllReduceOnHost(communicator, {digits_.data(), DType::kI64, size}, ReduceOperation::kSum);
 }
 
 double ExactSum::Total() const {

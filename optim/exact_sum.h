@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
-#include "base/execution.h"
 #include "parallel/communicator.h"
 
 namespace plait {
@@ -20,7 +19,7 @@ class ExactSum {
   // At most 2^31 terms. One that is not finite makes the total not finite.
   void Add(double value);
   // Adds the sums of all ranks of the communicator up; the same on each. Collective.
-  absl::Status Reduce(Execution& execution, Communicator& communicator);
+  absl::Status Reduce(Communicator& communicator);
   // The sum, rounded once or twice; NaN where a term was not finite.
   double Total() const;
 

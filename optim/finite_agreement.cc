@@ -4,11 +4,11 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "parallel/host_collectives.h"
 
 namespace plait {
 
-absl::StatusOr<FiniteAgreement> AgreeOnFinite(Execution& execution, Communicator& world,
-                                              const GradientNorm& norm,
+absl::StatusOr<FiniteAgreement> AgreeOnFinite(Communicator& world, const GradientNorm& norm,
                                               std::span<const ShardedParameter> parameters) {
   const int64_t count = static_cast<int64_t>(parameters.size());
   PLAIT_CHECK_EQ(static_cast<int64_t>(norm.squared.size()), count);
@@ -18,10 +18,8 @@ absl::StatusOr<FiniteAgreement> AgreeOnFinite(Execution& execution, Communicator
   for (int64_t i = 0; i < count && remaining == 0; ++i) {
     if (!std::isfinite(norm.squared[i])) remaining = count - i;
   }
-  PLAIT_ASSIGN_OR_RETURN(
-      const Event agreed,
-      world.AllReduce(execution.compute(), {&remaining, DType::kI64, 1}, ReduceOperation::kMax));
-  PLAIT_RETURN_IF_ERROR(agreed.Synchronize());
+  PLAIT_RETURN_IF_ERROR(
+      AllReduceOnHost(world, {&remaining, DType::kI64, 1}, ReduceOperation::kMax));
   if (remaining == 0) return FiniteAgreement();
   return FiniteAgreement{.all_finite = false,
                          .first_parameter = parameters[count - remaining].name};

@@ -5,7 +5,6 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "base/execution.h"
 #include "optim/gradient_clipping.h"
 #include "parallel/communicator.h"
 #include "parallel/parameter.h"
@@ -19,8 +18,7 @@ struct FiniteAgreement {
 
 // norm: GlobalGradientNorm of the same parameters, which every rank lists in the same order. An f64
 // gradient whose square overflows counts as not finite.
-absl::StatusOr<FiniteAgreement> AgreeOnFinite(Execution& execution, Communicator& world,
-                                              const GradientNorm& norm,
+absl::StatusOr<FiniteAgreement> AgreeOnFinite(Communicator& world, const GradientNorm& norm,
                                               std::span<const ShardedParameter> parameters);
 
 }  // namespace plait

@@ -28,7 +28,8 @@ absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const Devi
       PLAIT_RETURN_IF_ERROR(Annotate(
           SquaredNorm(execution, {.x = parameter.gradient.vector(), .tile_sums = tiles.vector()}),
           parameter.name));
-      for (const double tile : tiles.values<double>()) {
+      PLAIT_ASSIGN_OR_RETURN(const Tensor host_tiles, execution.ToHost(tiles));
+      for (const double tile : host_tiles.values<double>()) {
         sum.Add(tile);
         squared += tile;
       }
@@ -36,7 +37,7 @@ absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const Devi
     result.squared.push_back(squared);
   }
   // Without the replicas, ranks hold disjoint parts of the parameters.
-  PLAIT_RETURN_IF_ERROR(sum.Reduce(execution, mesh.model()));
+  PLAIT_RETURN_IF_ERROR(sum.Reduce(mesh.model()));
   result.norm = std::sqrt(sum.Total());
   return result;
 }

@@ -15,9 +15,10 @@ namespace plait {
 class CanonicalSum {
  public:
   // Adds the next leaf: `elements` of `dtype` (bf16 or the dtype of the sum), converted to `sum`.
-  void Add(Execution& execution, const void* leaf, DType dtype, DType sum, int64_t elements);
+  absl::Status Add(Execution& execution, const void* leaf, DType dtype, DType sum,
+                   int64_t elements);
   // Writes the sum of all leaves into `total` (zeros where there was none) and begins anew.
-  void Take(Execution& execution, VectorView total);
+  absl::Status Take(Execution& execution, VectorView total);
 
  private:
   std::vector<Tensor> levels_;  // [i]: sum of 2^i leaves; absent: none

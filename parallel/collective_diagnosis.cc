@@ -80,10 +80,11 @@ std::string Line(const ObservedRank& rank) {
                         : rank.state == ProcessState::kGone  ? ", gone"
                                                              : "";
   const std::string waits = rank.Waits()
-                                ? absl::StrFormat("waiting for %.1f s", activity.waiting_seconds)
+                                ? absl::StrFormat("waiting for %.1f s%s", activity.waiting_seconds,
+                                                  activity.on_device ? " on its device" : "")
                                 : std::string("not waiting");
-  return absl::StrFormat("rank %d (process %d%s): %s; last collective: %s", activity.rank,
-                         activity.process, process, waits,
+  return absl::StrFormat("rank %d (process %d%s): %s; %s: %s", activity.rank, activity.process,
+                         process, waits, activity.on_device ? "in" : "last collective",
                          activity.calls == 0 ? "none" : activity.call.ToString());
 }
 

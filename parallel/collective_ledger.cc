@@ -15,23 +15,16 @@
 namespace plait {
 namespace {
 
-// The same clock for every process of the host.
-int64_t MonotonicNanoseconds() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{1'000'000'000} * now.tv_sec + now.tv_nsec;
-}
-
-// The slot's last call, whole however often its rank makes others meanwhile. A rank that stopped
-// while it wrote one leaves it torn: then as it is.
-CollectiveCall LastCall(const LedgerSlot& slot) {
+// The call, whole however often its rank makes others meanwhile. A rank that stopped while it wrote
+// one leaves it torn: then as it is.
+CollectiveCall Read(const LedgerSlot::Call& slot) {
   constexpr int kTries = 1000;  // of one and the same version
   std::array<uint64_t, LedgerSlot::kCallWords> words;
   uint64_t last = 0;
   for (int attempt = 0; attempt < kTries; ++attempt) {
     const uint64_t before = slot.version.load(std::memory_order_acquire);
     for (int i = 0; i < LedgerSlot::kCallWords; ++i) {
-      words[i] = slot.call[i].load(std::memory_order_acquire);
+      words[i] = slot.words[i].load(std::memory_order_acquire);
     }
     if (before % 2 == 0 && slot.version.load(std::memory_order_relaxed) == before) break;
     if (before != last) attempt = 0;
@@ -44,6 +37,24 @@ CollectiveCall LastCall(const LedgerSlot& slot) {
   call.communicator.back() = '\0';
   call.site.back() = '\0';
   return call;
+}
+
+void Write(const CollectiveCall& call, LedgerSlot::Call& slot) {
+  // A reader that sees one of the new words also sees the odd version, for each word is released
+  // after it. (A fence would do with less, but ThreadSanitizer does not know fences.)
+  const uint64_t version = slot.version.load(std::memory_order_relaxed);
+  slot.version.store(version + 1, std::memory_order_relaxed);
+  std::array<uint64_t, LedgerSlot::kCallWords> words;
+  std::memcpy(words.data(), &call, sizeof(call));
+  for (int i = 0; i < LedgerSlot::kCallWords; ++i) {
+    slot.words[i].store(words[i], std::memory_order_release);
+  }
+  slot.version.store(version + 2, std::memory_order_release);
+}
+
+// Whether a device that waits since then is what keeps its rank: not its host, which began earlier.
+bool DeviceWaitsLonger(int64_t device_since, int64_t host_since) {
+  return device_since != 0 && (host_since == 0 || device_since <= host_since);
 }
 
 }  // namespace
@@ -129,21 +140,31 @@ void CollectiveLedger::Leave(int place) {
 }
 
 void CollectiveLedger::Enter(int place, const CollectiveCall& call) {
-  // A reader that sees one of the new words also sees the odd version, for each word is released
-  // after it. (A fence would do with less, but ThreadSanitizer does not know fences.)
   LedgerSlot& own = slot();
-  const uint64_t version = own.version.load(std::memory_order_relaxed);
-  own.version.store(version + 1, std::memory_order_relaxed);
-  std::array<uint64_t, LedgerSlot::kCallWords> words;
-  std::memcpy(words.data(), &call, sizeof(call));
-  for (int i = 0; i < LedgerSlot::kCallWords; ++i) {
-    own.call[i].store(words[i], std::memory_order_release);
-  }
-  own.version.store(version + 2, std::memory_order_release);
+  last_call_ = call;
+  Write(call, own.call);
   if (place >= 0) {
     own.memberships[place].sequence.store(call.sequence, std::memory_order_release);
   }
   own.calls.fetch_add(1, std::memory_order_release);
+}
+
+void CollectiveLedger::SetDeviceWait(int64_t since, const CollectiveCall& call) {
+  Write(call, slot().device_call);
+  slot().device_waiting_since.store(since, std::memory_order_release);
+}
+
+int64_t CollectiveLedger::waiting_since() const {
+  const int64_t host = slot().waiting_since.load(std::memory_order_acquire);
+  const int64_t device = slot().device_waiting_since.load(std::memory_order_acquire);
+  return DeviceWaitsLonger(device, host) ? device : host;
+}
+
+// The same clock for every process of the host.
+int64_t CollectiveLedger::MonotonicNanoseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{1'000'000'000} * now.tv_sec + now.tv_nsec;
 }
 
 CollectiveLedger::Waiting::Waiting(CollectiveLedger& ledger) : ledger_(ledger) {
@@ -166,11 +187,14 @@ std::vector<RankActivity> CollectiveLedger::Activities() const {
     RankActivity activity;
     activity.rank = other.rank.load(std::memory_order_relaxed);
     activity.process = other.process.load(std::memory_order_acquire);
-    const int64_t since = other.waiting_since.load(std::memory_order_acquire);
+    const int64_t host = other.waiting_since.load(std::memory_order_acquire);
+    const int64_t device = other.device_waiting_since.load(std::memory_order_acquire);
+    activity.on_device = DeviceWaitsLonger(device, host);
+    const int64_t since = activity.on_device ? device : host;
     if (since != 0) activity.waiting_seconds = static_cast<double>(now - since) * 1e-9;
     activity.calls = other.calls.load(std::memory_order_acquire);
     activity.reports = other.reports.load(std::memory_order_acquire) != 0;
-    activity.call = LastCall(other);
+    activity.call = Read(activity.on_device ? other.device_call : other.call);
     for (const LedgerSlot::Membership& membership : other.memberships) {
       const uint64_t group = membership.group.load(std::memory_order_acquire);
       if (group == 0) continue;

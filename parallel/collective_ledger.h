@@ -71,13 +71,13 @@ struct RankActivity {
   int64_t process = 0;
   int64_t calls = 0;            // entered so far
   double waiting_seconds = -1;  // negative: not waiting
+  bool on_device = false;       // it is its device that waits, not its host
   bool reports = false;         // its watchdog has begun to report
-  CollectiveCall call;          // the last one
+  CollectiveCall call;          // the last one; of a device that waits, the one it waits in
   std::vector<Membership> memberships;
 };
 
-// Memory of one rank's slot: written by its rank, read by any. The call is written between two
-// odd-even steps of `version`, so that a reader sees all of one call.
+// Memory of one rank's slot: written by its rank, read by any.
 struct alignas(64) LedgerSlot {
   static constexpr int kMemberships = 24;  // more than the communicators of a DeviceMesh
   static constexpr int kCallWords = sizeof(CollectiveCall) / sizeof(uint64_t);
@@ -86,6 +86,11 @@ struct alignas(64) LedgerSlot {
     std::atomic<int32_t> rank;
     std::atomic<int64_t> sequence;
   };
+  // Written between two odd-even steps of `version`, so that a reader sees all of one call.
+  struct Call {
+    std::atomic<uint64_t> version;  // odd while `words` are being written
+    std::array<std::atomic<uint64_t>, kCallWords> words;
+  };
 
   std::atomic<int64_t> calls;          // entered so far, by this rank
   std::atomic<int64_t> waiting_since;  // nanoseconds of the host's monotonic clock; 0: not waiting
@@ -93,8 +98,10 @@ struct alignas(64) LedgerSlot {
   std::atomic<int64_t> process;        // id of its process; 0: not started
   std::atomic<int64_t> rank;           // in the job
   std::atomic<int64_t> reports;        // 1: its watchdog has begun to report
-  std::atomic<uint64_t> version;       // odd while `call` is being written
-  std::array<std::atomic<uint64_t>, kCallWords> call;
+  // As waiting_since, of the device: since when it has not come further in `device_call`.
+  std::atomic<int64_t> device_waiting_since;
+  Call call;
+  Call device_call;
   std::array<Membership, kMemberships> memberships;
 };
 static_assert(sizeof(CollectiveCall) % sizeof(uint64_t) == 0);
@@ -117,6 +124,8 @@ class CollectiveLedger {
   void Leave(int place);
 
   void Enter(int place, const CollectiveCall& call);
+  // The call entered last; for the thread that enters them.
+  const CollectiveCall& last_call() const { return last_call_; }
   void AddBytes(int64_t bytes) { slot().bytes_moved.fetch_add(bytes, std::memory_order_relaxed); }
   int64_t bytes_moved() const { return slot().bytes_moved.load(std::memory_order_relaxed); }
   // Nanoseconds that this rank has spent waiting for others.
@@ -134,6 +143,12 @@ class CollectiveLedger {
     CollectiveLedger& ledger_;
     int64_t began_ = 0;  // 0: an outer one counts
   };
+
+  // This rank's device has not come further in `call` since then, in nanoseconds of the host's
+  // monotonic clock. For the one thread that looks after the device, as EndDeviceWait.
+  void SetDeviceWait(int64_t since, const CollectiveCall& call);
+  void EndDeviceWait() { slot().device_waiting_since.store(0, std::memory_order_release); }
+  static int64_t MonotonicNanoseconds();
 
   // In the job.
   int rank() const { return static_cast<int>(slot().rank.load(std::memory_order_relaxed)); }
@@ -154,8 +169,9 @@ class CollectiveLedger {
   };
   int patience() const { return patience_; }
 
-  // When this rank began to wait, nanoseconds of the host's monotonic clock; 0: it is not waiting.
-  int64_t waiting_since() const { return slot().waiting_since.load(std::memory_order_acquire); }
+  // When this rank, its host or its device, began to wait, nanoseconds of the host's monotonic
+  // clock; 0: it is not waiting.
+  int64_t waiting_since() const;
   // Tells the others of the host that this rank's watchdog reports.
   void SetReports() { slot().reports.store(1, std::memory_order_release); }
   // Of the ranks of this host, by rank.
@@ -171,6 +187,7 @@ class CollectiveLedger {
   bool check_ = false;
   std::atomic<int> patience_ = 1;
   int64_t waited_ = 0;
+  CollectiveCall last_call_;
 };
 
 // Indices of the calls that differ from the most common one; all where none is common to more than

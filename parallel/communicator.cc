@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -76,6 +77,12 @@ absl::Status CheckCanBeReduced(const char* operation, DType dtype) {
 Communicator::Communicator(int rank, int size, std::string name,
                            std::shared_ptr<CollectiveLedger> ledger)
     : rank_(rank), size_(size), name_(std::move(name)), ledger_(std::move(ledger)) {}
+
+void Communicator::TakePlaceOf(Communicator& other) {
+  group_ = other.group_;
+  calls_ = other.calls_;
+  place_ = std::exchange(other.place_, -1);
+}
 
 void Communicator::Enter(CollectiveCall& call) {
   if (place_ < 0) place_ = ledger_->Join(group_, rank_);

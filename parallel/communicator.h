@@ -6,7 +6,7 @@
 // Public operations check sizes, enter the call in the rank's ledger (collective_ledger.h) and,
 // where the ledger is asked to, compare it with the calls of the other ranks before anything moves.
 // Implementations: one rank, threads of one process (local_communicator.h), MPI
-// (mpi_communicator.h).
+// (mpi_communicator.h), and NCCL for the memory of GPUs (nccl_communicator.h).
 #pragma once
 
 #include <cstdint>
@@ -84,6 +84,8 @@ class Communicator {
   Communicator(int rank, int size, std::string name, std::shared_ptr<CollectiveLedger> ledger);
 
   const std::shared_ptr<CollectiveLedger>& shared_ledger() const { return ledger_; }
+  // Goes on in the ledger as `other`, which enters no call of its own any more.
+  void TakePlaceOf(Communicator& other);
 
   // Arguments are checked before. Blocking ones return a complete event.
   virtual absl::StatusOr<Event> DoAllGather(Stream& stream, ConstVectorView input,
@@ -106,6 +108,7 @@ class Communicator {
   virtual absl::Status ExchangeCalls(const CollectiveCall& own, std::span<CollectiveCall> all) = 0;
 
  private:
+  friend class NcclCommunicator;  // host memory moves by another communicator's operations
   void Enter(CollectiveCall& call);
   // Enters the call; in check mode compares it with the other ranks'.
   absl::Status Begin(CollectiveCall& call);

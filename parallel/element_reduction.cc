@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kernels/elementwise.h"
+#include "kernels/piece_sum.h"
 
 namespace plait {
 namespace {
@@ -66,6 +68,11 @@ void Add(int num_threads, const T* a, const T* b, T* out, int64_t elements) {
   for (int64_t i = 0; i < elements; ++i) out[i] = a[i] + b[i];
 }
 
+bool IsHost(const Execution& execution) { return execution.device().kind == DeviceKind::kCpu; }
+
+MatrixView Row(const VectorView& v) { return {v.data, v.dtype, 1, v.size, v.size}; }
+ConstMatrixView Row(const ConstVectorView& v) { return {v.data, v.dtype, 1, v.size, v.size}; }
+
 // A float that is read as its nearest bf16.
 struct RoundedFloat {
   float value;
@@ -100,36 +107,65 @@ void ReduceElements(ReduceOperation operation, DType dtype, std::span<const void
   }
 }
 
-void AccumulateElements(int num_threads, DType dtype, std::span<const void* const> sources,
-                        bool round_to_bf16, VectorView total) {
+absl::Status AccumulateElements(Execution& execution, DType dtype,
+                                std::span<const void* const> sources, bool round_to_bf16,
+                                VectorView total) {
+  if (!IsHost(execution)) {
+    const auto width = static_cast<int64_t>(SizeOf(dtype));
+    const auto distance = [&](size_t i) {
+      return static_cast<const char*>(sources[i]) - static_cast<const char*>(sources[i - 1]);
+    };
+    const int64_t stride = sources.size() > 1 ? distance(1) / width : total.size;
+    for (size_t i = 1; i < sources.size(); ++i) PLAIT_CHECK_EQ(distance(i), stride * width);
+    const auto rows = static_cast<int64_t>(sources.size());
+    return PieceSum(execution, {.pieces = {sources[0], dtype, rows, total.size, stride},
+                                .round_to_bf16 = round_to_bf16,
+                                .total = total});
+  }
+  const int num_threads = execution.num_threads();
   if (total.dtype == DType::kF64) {
     PLAIT_CHECK(dtype == DType::kF64);
-    return Accumulate<double>(num_threads, sources, total.as<double>(), total.size);
+    Accumulate<double>(num_threads, sources, total.as<double>(), total.size);
+    return absl::OkStatus();
   }
   PLAIT_CHECK(total.dtype == DType::kF32);
   float* to = total.as<float>();
-  if (dtype == DType::kBf16) return Accumulate<BFloat16>(num_threads, sources, to, total.size);
+  if (dtype == DType::kBf16) {
+    Accumulate<BFloat16>(num_threads, sources, to, total.size);
+    return absl::OkStatus();
+  }
   PLAIT_CHECK(dtype == DType::kF32);
-  if (round_to_bf16) return Accumulate<RoundedFloat>(num_threads, sources, to, total.size);
-  Accumulate<float>(num_threads, sources, to, total.size);
+  if (round_to_bf16) {
+    Accumulate<RoundedFloat>(num_threads, sources, to, total.size);
+  } else {
+    Accumulate<float>(num_threads, sources, to, total.size);
+  }
+  return absl::OkStatus();
 }
 
-void AddElements(int num_threads, ConstVectorView a, ConstVectorView b, VectorView out) {
+absl::Status AddElements(Execution& execution, ConstVectorView a, ConstVectorView b,
+                         VectorView out) {
   PLAIT_CHECK(a.dtype == out.dtype && b.dtype == out.dtype && a.size == out.size &&
               b.size == out.size);
-  if (out.dtype == DType::kF64) {
-    return Add(num_threads, a.as<double>(), b.as<double>(), out.as<double>(), out.size);
+  if (!IsHost(execution)) {
+    return ScaledAdd(execution, {.a = Row(a), .b = Row(b), .out = Row(out)});
   }
-  PLAIT_CHECK(out.dtype == DType::kF32);
-  Add(num_threads, a.as<float>(), b.as<float>(), out.as<float>(), out.size);
+  const int num_threads = execution.num_threads();
+  if (out.dtype == DType::kF64) {
+    Add(num_threads, a.as<double>(), b.as<double>(), out.as<double>(), out.size);
+  } else {
+    PLAIT_CHECK(out.dtype == DType::kF32);
+    Add(num_threads, a.as<float>(), b.as<float>(), out.as<float>(), out.size);
+  }
+  return absl::OkStatus();
 }
 
-void ConvertElements(ConstVectorView from, VectorView to) {
+absl::Status ConvertElements(Execution& execution, ConstVectorView from, VectorView to) {
   PLAIT_CHECK(from.size == to.size);
+  if (to.size == 0) return absl::OkStatus();
+  if (!IsHost(execution)) return ScaledAdd(execution, {.b = Row(from), .out = Row(to)});
   if (from.dtype == to.dtype) {
-    if (to.size > 0) {
-      std::memcpy(to.data, from.data, static_cast<size_t>(to.size) * SizeOf(to.dtype));
-    }
+    std::memcpy(to.data, from.data, static_cast<size_t>(to.size) * SizeOf(to.dtype));
   } else if (to.dtype == DType::kBf16) {
     PLAIT_CHECK(from.dtype == DType::kF32);
     for (int64_t i = 0; i < to.size; ++i) to.as<BFloat16>()[i] = BFloat16(from.as<float>()[i]);
@@ -139,6 +175,7 @@ void ConvertElements(ConstVectorView from, VectorView to) {
       to.as<float>()[i] = static_cast<float>(from.as<BFloat16>()[i]);
     }
   }
+  return absl::OkStatus();
 }
 
 }  // namespace plait

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <span>
 
+#include "absl/status/status.h"
+#include "base/execution.h"
 #include "base/view.h"
 #include "parallel/communicator.h"
 
@@ -15,15 +17,19 @@ namespace plait {
 void ReduceElements(ReduceOperation operation, DType dtype, std::span<const void* const> sources,
                     int64_t elements, void* output);
 
+// The following work on the memory of the execution's device, in the order of its compute stream.
+
 // total[i] += sources[0][i] + sources[1][i] + ..., the sum of the sources first. Sources are bf16
 // or of total's dtype (f32 or f64); round_to_bf16: f32 sources are rounded so before they are
-// added.
-void AccumulateElements(int num_threads, DType dtype, std::span<const void* const> sources,
-                        bool round_to_bf16, VectorView total);
+// added. On a device the sources are equally far apart.
+absl::Status AccumulateElements(Execution& execution, DType dtype,
+                                std::span<const void* const> sources, bool round_to_bf16,
+                                VectorView total);
 
 // out = a + b, all of one dtype, f32 or f64; out may be a or b.
-void AddElements(int num_threads, ConstVectorView a, ConstVectorView b, VectorView out);
+absl::Status AddElements(Execution& execution, ConstVectorView a, ConstVectorView b,
+                         VectorView out);
 // bf16 -> f32, f32 -> bf16 (to nearest even), or a copy.
-void ConvertElements(ConstVectorView from, VectorView to);
+absl::Status ConvertElements(Execution& execution, ConstVectorView from, VectorView to);
 
 }  // namespace plait

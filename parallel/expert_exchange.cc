@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "parallel/host_collectives.h"
 
 namespace plait {
 
@@ -31,7 +32,7 @@ absl::StatusOr<std::shared_ptr<const ExpertSchedule>> ExpertExchange::Schedule(
                           .experts_per_token = experts_per_token,
                           .wave_tokens = wave_tokens};
   const int64_t slices = ExpertSchedule::NumSlices(sizes);
-  Tensor own = execution.Zeros(DType::kI32, {slices, experts_});
+  Tensor own = Tensor::OnHost(DType::kI32, {slices, experts_});
   const int64_t slice_rows = ExpertSchedule::SliceTokens(sizes) * experts_per_token;
   for (int64_t i = 0; i < tokens * experts_per_token; ++i) {
     const int64_t expert = choices[i];
@@ -41,16 +42,12 @@ absl::StatusOr<std::shared_ptr<const ExpertSchedule>> ExpertExchange::Schedule(
     }
     ++own.data<int32_t>()[i / slice_rows * experts_ + expert];
   }
-  Tensor all = execution.Empty(DType::kI32, {ranks_->size() * slices, experts_});
-  PLAIT_ASSIGN_OR_RETURN(
-      const Event told,
-      ranks_->AllGather(execution.communication(), std::as_const(own).vector(), all.vector()));
-  PLAIT_RETURN_IF_ERROR(told.Synchronize());
-  return std::make_shared<const ExpertSchedule>(sizes, std::as_const(all).values<int32_t>());
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, GatherOnHost(*ranks_, own));
+  return std::make_shared<const ExpertSchedule>(sizes, all.values<int32_t>());
 }
 
-ExpertExchange::Plan ExpertExchange::PlanOf(Execution& execution,
-                                            const ExpertSchedule::Wave& wave) const {
+absl::StatusOr<ExpertExchange::Plan> ExpertExchange::PlanOf(
+    Execution& execution, const ExpertSchedule::Wave& wave) const {
   const int64_t ranks = ranks_->size(), own = own_experts(), first = first_expert();
   const auto rows = [&](int64_t from, int64_t expert) {
     return wave.rows[static_cast<size_t>(from * experts_ + expert)];
@@ -70,20 +67,22 @@ ExpertExchange::Plan ExpertExchange::PlanOf(Execution& execution,
     plan.sent.push_back(sent);
     plan.received.push_back(received - before);
   }
-  plan.offsets = execution.Zeros(DType::kI32, {own + 1});
-  plan.arrival = execution.Empty(DType::kI32, {received});
-  plan.place = execution.Empty(DType::kI32, {received});
+  plan.offsets = Tensor::OnHost(DType::kI32, {own + 1});
+  Tensor arrivals = Tensor::OnHost(DType::kI32, {received});
+  Tensor places = Tensor::OnHost(DType::kI32, {received});
   int32_t next = 0;
   for (int64_t e = 0; e < own; ++e) {
     for (int64_t rank = 0; rank < ranks; ++rank) {
       const int32_t begin = arrival[static_cast<size_t>(rank * own + e)];
       for (int32_t row = begin; row < begin + rows(rank, first + e); ++row) {
-        plan.place.data<int32_t>()[row] = next;
-        plan.arrival.data<int32_t>()[next++] = row;
+        places.data<int32_t>()[row] = next;
+        arrivals.data<int32_t>()[next++] = row;
       }
     }
     plan.offsets.data<int32_t>()[e + 1] = next;
   }
+  PLAIT_ASSIGN_OR_RETURN(plan.arrival, execution.ToDevice(arrivals));
+  PLAIT_ASSIGN_OR_RETURN(plan.place, execution.ToDevice(places));
   return plan;
 }
 
@@ -104,7 +103,7 @@ absl::StatusOr<ExpertExchange::Transfer> ExpertExchange::Move(Execution& executi
   Transfer transfer;
   transfer.source_ = std::move(rows);
   transfer.rows_ = execution.Empty(transfer.source_.dtype(), {num_received, width});
-  PLAIT_ASSIGN_OR_RETURN(transfer.done_, ranks_->AllToAll(execution.communication(),
+  PLAIT_ASSIGN_OR_RETURN(transfer.done_, ranks_->AllToAll(execution.communication_after_compute(),
                                                           std::as_const(transfer.source_).vector(),
                                                           out, transfer.rows_.vector(), in));
   return transfer;

@@ -58,7 +58,7 @@ class ExpertExchange {
                                                                  int64_t tokens,
                                                                  int64_t experts_per_token,
                                                                  int64_t wave_tokens) const;
-  Plan PlanOf(Execution& execution, const ExpertSchedule::Wave& wave) const;
+  absl::StatusOr<Plan> PlanOf(Execution& execution, const ExpertSchedule::Wave& wave) const;
 
   // Collective, and under way when these return. rows: [sent rows, width], sorted by expert;
   // becomes [received rows, width] in the order of arrival.

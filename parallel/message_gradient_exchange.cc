@@ -26,14 +26,14 @@ class MessageGradientExchange final : public GradientExchange {
       Tensor sent = buffer;
       if (wire_ == DType::kBf16 && buffer.dtype() == DType::kF32) {
         sent = execution.Empty(DType::kBf16, buffer.shape());
-        ConvertElements(buffer.vector(), sent.vector());
+        PLAIT_RETURN_IF_ERROR(ConvertElements(execution, buffer.vector(), sent.vector()));
       }
       Tensor received = execution.Empty(sent.dtype(), sent.shape());
       const std::vector<int64_t> counts(static_cast<size_t>(communicator_.size()),
                                         buffer.num_elements() / communicator_.size());
       PLAIT_ASSIGN_OR_RETURN(
-          Event event, communicator_.AllToAll(execution.communication(), sent.vector(), counts,
-                                              received.vector(), counts));
+          Event event, communicator_.AllToAll(execution.communication_after_compute(),
+                                              sent.vector(), counts, received.vector(), counts));
       lease.wire.push_back(std::move(sent));
       lease.received.push_back(std::move(received));
       lease.events.push_back(std::move(event));

@@ -8,6 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/execution.h"
 #include "base/tensor.h"
 #include "parallel/shard_spec.h"
 
@@ -28,5 +31,11 @@ struct NamedState {
   std::map<std::string, int64_t> integers;
   std::map<std::string, std::string> texts;
 };
+
+// The same state with copies on the host of the tensors that are on a device: what files are
+// written from and read into.
+absl::StatusOr<NamedState> OnHost(Execution& execution, const NamedState& state);
+// Copies the tensors of `host`, which OnHost made of `state`, back into those of `state`.
+absl::Status CopyFromHost(Execution& execution, const NamedState& host, NamedState& state);
 
 }  // namespace plait

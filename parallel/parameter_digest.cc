@@ -12,12 +12,13 @@
 
 namespace plait {
 
-absl::StatusOr<std::string> ParameterDigest(const DeviceMesh& mesh,
+absl::StatusOr<std::string> ParameterDigest(Execution& execution, const DeviceMesh& mesh,
                                             std::span<const ShardedParameter> parameters) {
   std::vector<uint64_t> sums(2 * parameters.size(), 0);
   for (size_t p = 0; p < parameters.size(); ++p) {
     const ShardedParameter& parameter = parameters[p];
     if (parameter.replica != 0) continue;
+    PLAIT_ASSIGN_OR_RETURN(const Tensor master, execution.ToHost(parameter.master));
     const int64_t begin = parameter.spec.elements.begin;
     PLAIT_CHECK(begin % kTileElements == 0 || parameter.master.num_elements() == 0);
     const uint64_t name = Digest128(parameter.name.data(), parameter.name.size(), /*seed=*/0)[0];
@@ -28,9 +29,9 @@ absl::StatusOr<std::string> ParameterDigest(const DeviceMesh& mesh,
       const int64_t place = whole ? begin + i : parameter.spec.LogicalElement(begin + i);
       const int64_t tile = place / kTileElements;
       const auto size = static_cast<size_t>(std::min(kTileElements, elements - i));
-      const std::array<uint64_t, 2> hash = Digest128(
-          static_cast<const char*>(parameter.master.raw()) + static_cast<size_t>(i) * width,
-          size * width, name + static_cast<uint64_t>(tile));
+      const std::array<uint64_t, 2> hash =
+          Digest128(static_cast<const char*>(master.raw()) + static_cast<size_t>(i) * width,
+                    size * width, name + static_cast<uint64_t>(tile));
       sums[2 * p] += hash[0];
       sums[2 * p + 1] += hash[1];
     }

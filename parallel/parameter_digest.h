@@ -9,13 +9,14 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "base/execution.h"
 #include "parallel/device_mesh.h"
 #include "parallel/parameter.h"
 
 namespace plait {
 
 // Collective; of the masters. 32 hexadecimal digits, the same on every rank.
-absl::StatusOr<std::string> ParameterDigest(const DeviceMesh& mesh,
+absl::StatusOr<std::string> ParameterDigest(Execution& execution, const DeviceMesh& mesh,
                                             std::span<const ShardedParameter> parameters);
 
 }  // namespace plait

@@ -86,9 +86,10 @@ absl::StatusOr<std::unique_ptr<ParameterSharder>> ParameterSharder::Create(
     return absl::UnimplementedError(
         "reduction CANONICAL: only without an expert axis; set parallel.expert = 1");
   }
-  std::unique_ptr<ParameterSharder> sharder(new ParameterSharder(mesh));
+  std::unique_ptr<ParameterSharder> sharder(new ParameterSharder(execution, mesh));
   sharder->units_ = std::move(units);
   sharder->options_ = options;
+  sharder->shares_memory_ = !options.messages_only && execution.device().kind == DeviceKind::kCpu;
   PLAIT_RETURN_IF_ERROR(sharder->LayOut(execution));
   PLAIT_RETURN_IF_ERROR(sharder->AllocateValues(execution));
   sharder->AllocateShares(execution);
@@ -117,7 +118,7 @@ absl::Status ParameterSharder::AllocateValues(Execution& execution) {
       }
     }
     std::unique_ptr<SharedWindow>& window = windows_[static_cast<int>(group)];
-    if (ranks > 1 && bytes > 0 && !options_.messages_only) {
+    if (ranks > 1 && bytes > 0 && shares_memory_) {
       PLAIT_ASSIGN_OR_RETURN(
           window, SharedWindow::Create(*mesh_.group(group).shard, bytes, /*num_flags=*/0));
       if (window != nullptr) window_bytes_ += static_cast<int64_t>(bytes) / ranks;
@@ -193,7 +194,7 @@ absl::Status ParameterSharder::MakeExchanges() {
     const int slots = NumExchangeSlots(largest);
     const int64_t buffer_bytes = static_cast<int64_t>(largest) * (slots + (held ? 1 : 0));
     gradient_buffer_bytes_ += buffer_bytes;
-    if (!options_.messages_only) {
+    if (shares_memory_) {
       PLAIT_ASSIGN_OR_RETURN(exchange, MakeSharedGradientExchange(owners, largest, slots, held));
     }
     if (exchange != nullptr) window_bytes_ += buffer_bytes;
@@ -264,8 +265,8 @@ absl::Status ParameterSharder::StartGather(Execution& execution, int unit, Secti
   SetValues(unit, section);
   PLAIT_ASSIGN_OR_RETURN(section.gathered,
                          mesh_.group(section.layout.group)
-                             .shard->AllGather(execution.communication(), section.compute.vector(),
-                                               section.values.vector()));
+                             .shard->AllGather(execution.communication_after_compute(),
+                                               section.compute.vector(), section.values.vector()));
   return absl::OkStatus();
 }
 
@@ -302,10 +303,11 @@ absl::Status ParameterSharder::Reshard(Execution& execution, int unit) {
   return absl::OkStatus();
 }
 
-void ParameterSharder::ZeroGradients() {
+absl::Status ParameterSharder::ZeroGradients() {
   for (Tensor& gradients : gradients_) {
-    if (gradients) gradients.FillZero();
+    if (gradients) PLAIT_RETURN_IF_ERROR(execution_.FillZero(gradients));
   }
+  return absl::OkStatus();
 }
 
 absl::Status ParameterSharder::PrepareGradients(Execution& execution, int unit) {
@@ -412,8 +414,7 @@ absl::Status ParameterSharder::Fold(Execution& execution, Section& section, DTyp
                                     std::span<const void* const> pieces, int64_t elements) {
   const bool round = options_.gradient_wire == DType::kBf16 && dtype == DType::kF32;
   if (!options_.canonical) {
-    AccumulateElements(execution.num_threads(), dtype, pieces, round, section.gradient.vector());
-    return absl::OkStatus();
+    return AccumulateElements(execution, dtype, pieces, round, section.gradient.vector());
   }
   // Pieces come in the order of the owners (share, then replica); leaves count by data-parallel
   // rank (replica, then share).
@@ -426,11 +427,12 @@ absl::Status ParameterSharder::Fold(Execution& execution, Section& section, DTyp
       Tensor rounded;
       if (round) {
         rounded = execution.Empty(DType::kBf16, {elements});
-        ConvertElements({piece, dtype, elements}, rounded.vector());
+        PLAIT_RETURN_IF_ERROR(
+            ConvertElements(execution, {piece, dtype, elements}, rounded.vector()));
         piece = rounded.raw();
       }
-      section.leaves.Add(execution, piece, round ? DType::kBf16 : dtype, section.gradient.dtype(),
-                         elements);
+      PLAIT_RETURN_IF_ERROR(section.leaves.Add(execution, piece, round ? DType::kBf16 : dtype,
+                                               section.gradient.dtype(), elements));
     }
   }
   return absl::OkStatus();
@@ -463,9 +465,9 @@ absl::Status ParameterSharder::ReduceOverReplicas(Execution& execution) {
     Communicator& replicate = *mesh_.group(group).replicate;
     Tensor& gradients = gradients_[static_cast<int>(group)];
     if (!gradients || replicate.size() == 1) continue;
-    PLAIT_ASSIGN_OR_RETURN(
-        const Event reduced,
-        replicate.AllReduce(execution.communication(), gradients.vector(), ReduceOperation::kSum));
+    PLAIT_ASSIGN_OR_RETURN(const Event reduced,
+                           replicate.AllReduce(execution.communication_after_compute(),
+                                               gradients.vector(), ReduceOperation::kSum));
     PLAIT_RETURN_IF_ERROR(execution.compute().Wait(reduced));
   }
   return absl::OkStatus();
@@ -476,11 +478,11 @@ absl::Status ParameterSharder::TakeCanonicalSums(Execution& execution, Section& 
   Communicator& replicate = *mesh_.group(section.layout.group).replicate;
   const int64_t part = section.gradient.num_elements() / replicate.size();
   Tensor own = section.gradient.Flat(replicate.rank() * part, {part});
-  section.leaves.Take(execution, own.vector());
+  PLAIT_RETURN_IF_ERROR(section.leaves.Take(execution, own.vector()));
   if (replicate.size() == 1) return absl::OkStatus();
-  PLAIT_ASSIGN_OR_RETURN(
-      const Event gathered,
-      replicate.AllGather(execution.communication(), own.vector(), section.gradient.vector()));
+  PLAIT_ASSIGN_OR_RETURN(const Event gathered,
+                         replicate.AllGather(execution.communication_after_compute(), own.vector(),
+                                             section.gradient.vector()));
   return execution.compute().Wait(gathered);
 }
 
@@ -493,9 +495,9 @@ absl::Status ParameterSharder::PublishValues() {
 
 absl::Status ParameterSharder::RefreshComputeValues() {
   for (ShardedParameter& parameter : sharded_) {
-    if (parameter.compute.dtype() == DType::kBf16) {
-      ConvertElements(parameter.master.vector(), parameter.compute.vector());
-    }
+    if (parameter.compute.dtype() != DType::kBf16) continue;
+    PLAIT_RETURN_IF_ERROR(
+        ConvertElements(execution_, parameter.master.vector(), parameter.compute.vector()));
   }
   return PublishValues();
 }

@@ -71,11 +71,13 @@ class ParameterSharder {
  public:
   // Collective. Allocates masters, gradients (zero) and values for all units. Parameter::dtype must
   // be set; bf16 and f32 values have f32 masters, f64 values f64 ones. AlreadyExists if a name
-  // occurs twice. The mesh outlives the sharder.
+  // occurs twice. Execution and mesh outlive the sharder.
   static absl::StatusOr<std::unique_ptr<ParameterSharder>> Create(
       Execution& execution, const DeviceMesh& mesh, std::vector<ParameterUnit> units,
       const SharderOptions& options = {});
 
+  // Whose memory everything is in.
+  Execution& execution() { return execution_; }
   int num_units() const { return static_cast<int>(units_.size()); }
   absl::Status Unshard(Execution& execution, int unit);
   // One past either end of the units: nothing.
@@ -83,7 +85,7 @@ class ParameterSharder {
   absl::Status Reshard(Execution& execution, int unit);
 
   // At the start of a step.
-  void ZeroGradients();
+  absl::Status ZeroGradients();
   absl::Status PrepareGradients(Execution& execution, int unit);
   absl::Status ReduceGradients(Execution& execution, int unit);
   // After the last microbatch: waits for every outstanding reduction. From here on masters and
@@ -134,7 +136,8 @@ class ParameterSharder {
     bool started = false;
   };
 
-  explicit ParameterSharder(const DeviceMesh& mesh) : mesh_(mesh) {}
+  ParameterSharder(Execution& execution, const DeviceMesh& mesh)
+      : execution_(execution), mesh_(mesh) {}
 
   absl::Status LayOut(Execution& execution);
   absl::Status AllocateValues(Execution& execution);
@@ -155,8 +158,10 @@ class ParameterSharder {
   absl::Status ReduceOverReplicas(Execution& execution);
   absl::Status TakeCanonicalSums(Execution& execution, Section& section);
 
+  Execution& execution_;
   const DeviceMesh& mesh_;
   SharderOptions options_;
+  bool shares_memory_ = false;  // ranks of one host do
   std::vector<ParameterUnit> units_;
   std::vector<std::vector<Section>> sections_;  // by unit
   std::vector<ShardedParameter> sharded_;

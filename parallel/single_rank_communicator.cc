@@ -1,9 +1,9 @@
 #include <cstdlib>
-#include <cstring>
 #include <string>
 
 #include "base/allocator.h"
 #include "base/log.h"
+#include "base/status_macros.h"
 #include "parallel/communicator.h"
 
 namespace plait {
@@ -58,10 +58,9 @@ class SingleRankCommunicator final : public Communicator {
   }
 
  private:
-  static Event Copy(Stream& stream, ConstVectorView input, VectorView output) {
-    if (input.size > 0 && input.data != output.data) {
-      std::memmove(output.data, input.data, static_cast<size_t>(input.size) * SizeOf(input.dtype));
-    }
+  static absl::StatusOr<Event> Copy(Stream& stream, ConstVectorView input, VectorView output) {
+    PLAIT_RETURN_IF_ERROR(stream.Copy(output.data, input.data,
+                                      static_cast<size_t>(input.size) * SizeOf(input.dtype)));
     return stream.Record();
   }
 };

@@ -46,7 +46,7 @@ ALLOWED = {
 # Outside library -> (pattern of the included name, files that may include it).
 OWNERS = {
     "MPI": (r"mpi\.h$", ("parallel/mpi_communicator.cc", "tests/support/ranked_main.cc")),
-    "NCCL": (r"nccl\w*\.h$", ("parallel/nccl_communicator.cc",)),
+    "NCCL": (r"nccl\w*\.h$", ("parallel/nccl_library.cc",)),
     "HDF5": (r"(hdf5|H5\w*)\.h$", ("base/hdf5_library.h",)),
     "oneDNN": (r"(oneapi/dnnl/|dnnl)", ("kernels/cpu/onednn_*.cc",)),
     "cuBLAS, cuDNN, CUTLASS, CUB": (
@@ -54,7 +54,7 @@ OWNERS = {
         ("kernels/cuda/*",),
     ),
     "CUDA": (r"(cuda|driver_types|cooperative_groups|nvtx)", ("base/*", "kernels/cuda/*")),
-    "Boost.Context": (r"boost/context", ("kernels/cuda/emulation/scheduler.cc",)),
+    "Boost.Context": (r"boost/context", ("kernels/cuda/emulation/fiber.*",)),
     "Highway": (r"hwy/", ("kernels/*", "tests/support/simd_targets.h")),
     "OpenMP": (r"omp\.h$", ("kernels/*", "base/*.cc")),
     "Random123": (r"Random123/", ("base/random.cc",)),

@@ -20,6 +20,7 @@
 #include "base/hdf5_file.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/onednn_version.h"
+#include "kernels/cuda/runtime.h"
 #include "kernels/processor.h"
 #include "parallel/host_collectives.h"
 #include "parallel/host_share.h"
@@ -38,6 +39,7 @@ struct RankFacts {
   char host[64] = {};
   char simd_target[24] = {};
   char versions[232] = {};
+  char device[160] = {};   // that a run would take, or why none
   int64_t cores = 0;       // that the process may use
   int64_t host_cores = 0;  // that the host has
   int64_t threads = 0;     // that a run would start on this rank
@@ -46,6 +48,7 @@ struct RankFacts {
   int64_t amx = 0;
   int64_t memory_bytes = 0;     // of the host
   int64_t available_bytes = 0;  // of it, not in use
+  int64_t device_bytes = 0;     // of its memory; 0: no device
   int64_t shared_bytes = 0;     // free in /dev/shm, through which MPI moves messages on a host
 };
 static_assert(sizeof(RankFacts) % 8 == 0);
@@ -74,6 +77,12 @@ int64_t MemoryBytes(const std::string& name) {
 
 RankFacts OwnFacts(const HostShare& share) {
   RankFacts facts;
+  if (const auto device = cuda::Runtime(share.rank_on_host); device.ok()) {
+    CutInto((*device)->DeviceName(), facts.device);
+    facts.device_bytes = static_cast<int64_t>((*device)->MemoryBytes());
+  } else {
+    CutInto(std::string(device.status().message()), facts.device);
+  }
   gethostname(facts.host, sizeof(facts.host) - 1);
   const ProcessorFeatures processor = FeaturesOfProcessor();
   CutInto(processor.simd_target, facts.simd_target);
@@ -177,6 +186,12 @@ void Print(const std::vector<RankFacts>& ranks, int hosts, const CommunicationFi
                 rank.simd_target, rank.bf16_dot ? ", AVX512_BF16" : "", rank.amx ? ", AMX" : "",
                 static_cast<double>(rank.available_bytes) * 1e-9,
                 static_cast<double>(rank.memory_bytes) * 1e-9);
+    if (rank.device_bytes > 0) {
+      std::printf("  CUDA device: %s, %.1f GB\n", rank.device,
+                  static_cast<double>(rank.device_bytes) * 1e-9);
+    } else {
+      std::printf("  no CUDA device: %s\n", rank.device);
+    }
   }
   std::printf("%s\n", ranks.front().versions);
   if (ranks.size() > 1) {
@@ -209,6 +224,8 @@ void PrintJson(const std::vector<RankFacts>& ranks, int hosts, const Communicati
                     {"amx", rank.amx != 0},
                     {"memory_bytes", rank.memory_bytes},
                     {"available_bytes", rank.available_bytes},
+                    {"device", rank.device_bytes > 0 ? Json(rank.device) : Json(nullptr)},
+                    {"device_bytes", rank.device_bytes},
                     {"versions", rank.versions}});
   }
   Json answer = {{"hosts", hosts}, {"launched_by_mpi", LaunchedByMpi()}, {"ranks", list}};

@@ -63,8 +63,7 @@ absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution,
     }
     if (action.chunk + 1 == runtime.model->num_chunks()) flow.Drop(round);
   }
-  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums,
-                         SumOverLeaves(execution, *runtime.mesh, own));
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums, SumOverLeaves(*runtime.mesh, own));
   EvaluationResult result{.weight_sum = sums[1],
                           .tokens = static_cast<int64_t>(sums[2]),
                           .text_bytes = static_cast<int64_t>(sums[3])};

@@ -4,17 +4,14 @@
 #include <numeric>
 
 #include "base/status_macros.h"
+#include "parallel/host_collectives.h"
 
 namespace plait {
 
-absl::StatusOr<std::vector<double>> SumOverLeaves(Execution& execution, const DeviceMesh& mesh,
-                                                  const Tensor& values) {
+absl::StatusOr<std::vector<double>> SumOverLeaves(const DeviceMesh& mesh, const Tensor& values) {
   Communicator& ranks = mesh.world();
   const int64_t rows = values.shape()[0], columns = values.shape()[1];
-  Tensor all = Tensor::OnHost(DType::kF64, {ranks.size(), rows, columns});
-  PLAIT_ASSIGN_OR_RETURN(const Event gathered,
-                         ranks.AllGather(execution.communication(), values.vector(), all.vector()));
-  PLAIT_RETURN_IF_ERROR(gathered.Synchronize());
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, GatherOnHost(ranks, values));
   // By data-parallel rank; in the world's order for each.
   std::vector<int64_t> order(static_cast<size_t>(ranks.size()));
   std::iota(order.begin(), order.end(), int64_t{0});

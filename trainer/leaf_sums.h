@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "base/execution.h"
 #include "parallel/device_mesh.h"
 
 namespace plait {
@@ -12,7 +11,6 @@ namespace plait {
 // Collective. values: f64 [microbatches of this rank, columns], as many on every rank. Returns the
 // sum of each column, taken in the order of the leaves (microbatch j of data-parallel rank r of R
 // is leaf j R + r) and, within one, of the ranks that hold parts of it.
-absl::StatusOr<std::vector<double>> SumOverLeaves(Execution& execution, const DeviceMesh& mesh,
-                                                  const Tensor& values);
+absl::StatusOr<std::vector<double>> SumOverLeaves(const DeviceMesh& mesh, const Tensor& values);
 
 }  // namespace plait

@@ -72,6 +72,7 @@ absl::StatusOr<const Microbatch*> MicrobatchFlow::microbatch(int64_t index) {
     return &found->second;
   }
   PLAIT_ASSIGN_OR_RETURN(Microbatch microbatch, read_(index));
+  PLAIT_RETURN_IF_ERROR(microbatch.layout.MoveTo(execution_));
   return &microbatches_.emplace(index, std::move(microbatch)).first->second;
 }
 
@@ -200,19 +201,22 @@ absl::Status MicrobatchFlow::ReceiveGradients(const PipelineAction& action) {
 
 // All of one message set out together; empty tensors need no message.
 absl::Status MicrobatchFlow::Send(std::initializer_list<Tensor> tensors, int64_t stage) {
+  Stream host;
   Communicator& stages = runtime_.mesh->axis(MeshAxis::kPipeline);
   std::vector<Event> sent;
   for (const Tensor& tensor : tensors) {
     if (tensor.num_elements() == 0) continue;
     PLAIT_ASSIGN_OR_RETURN(
         sent.emplace_back(),
-        stages.Send(execution_.communication(), tensor.vector(), static_cast<int>(stage)));
+        stages.Send(tensor.on_device() ? execution_.communication_after_compute() : host,
+                    tensor.vector(), static_cast<int>(stage)));
   }
   for (const Event& event : sent) PLAIT_RETURN_IF_ERROR(event.Synchronize());
   return absl::OkStatus();
 }
 
 absl::Status MicrobatchFlow::Receive(std::initializer_list<Tensor> tensors, int64_t stage) {
+  Stream host;
   Communicator& stages = runtime_.mesh->axis(MeshAxis::kPipeline);
   std::vector<Event> received;
   for (const Tensor& tensor : tensors) {
@@ -220,7 +224,8 @@ absl::Status MicrobatchFlow::Receive(std::initializer_list<Tensor> tensors, int6
     Tensor to = tensor;  // shares its memory
     PLAIT_ASSIGN_OR_RETURN(
         received.emplace_back(),
-        stages.Receive(execution_.communication(), to.vector(), static_cast<int>(stage)));
+        stages.Receive(to.on_device() ? execution_.communication_after_compute() : host,
+                       to.vector(), static_cast<int>(stage)));
   }
   for (const Event& event : received) PLAIT_RETURN_IF_ERROR(event.Synchronize());
   return absl::OkStatus();

@@ -9,6 +9,7 @@
 #include "base/digest.h"
 #include "base/exit_code.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/runtime.h"
 #include "parallel/communicator.h"
 #include "parallel/status_agreement.h"
 #include "recipes/layer_pattern.h"
@@ -103,11 +104,28 @@ absl::StatusOr<std::vector<BlockRange>> PipelinePartsOf(const Recipe& recipe) {
                                                size(recipe.parallel().pipeline_chunks()));
 }
 
+// What kernels and communicators of the device cannot do yet.
+absl::Status CheckDevice(const Execution& execution, const Recipe& recipe, const DeviceMesh& mesh) {
+  if (execution.device().kind == DeviceKind::kCpu) return absl::OkStatus();
+  if (mesh.world().size() > 1) {
+    return absl::UnimplementedError(absl::StrCat(
+        "recipe trainer.device: ", mesh.world().size(),
+        " ranks on CUDA devices are not built yet; use one rank, or trainer.device = CPU"));
+  }
+  if (recipe.parallel().reduction() == recipe::v1::Parallel::CANONICAL) {
+    return absl::UnimplementedError(
+        "recipe parallel.reduction = CANONICAL: is not built for CUDA devices yet; use DEFAULT, or "
+        "trainer.device = CPU");
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Recipe& recipe,
                                                   std::shared_ptr<Communicator> world) {
   ModelRuntime runtime;
   PLAIT_ASSIGN_OR_RETURN(DeviceMesh mesh,
                          DeviceMesh::Create(MeshSizesOf(recipe), std::move(world)));
+  PLAIT_RETURN_IF_ERROR(CheckDevice(execution, recipe, mesh));
   runtime.mesh = std::make_unique<DeviceMesh>(std::move(mesh));
   PLAIT_ASSIGN_OR_RETURN(const ModelShape shape, ModelShapeOf(recipe));
   PLAIT_ASSIGN_OR_RETURN(std::vector<BlockRange> parts, PipelinePartsOf(recipe));
@@ -123,13 +141,23 @@ int64_t ModelRuntime::AllocatedBytesPeak(const Execution& execution) const {
   return static_cast<int64_t>(execution.allocator().bytes_in_use_peak()) + sharder->window_bytes();
 }
 
-absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const Recipe& recipe, int fair_threads) {
-  if (recipe.trainer().device() == Trainer::CUDA) {
-    return absl::InvalidArgumentError(
-        "recipe trainer.device = CUDA: this plait trains on the CPU; use AUTO or CPU");
-  }
+absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const Recipe& recipe, int fair_threads,
+                                                     int rank_on_host) {
   const auto threads = static_cast<int>(recipe.trainer().threads_per_rank());
-  return ExecutionOptions{.num_threads = threads > 0 ? threads : fair_threads};
+  ExecutionOptions options{.num_threads = threads > 0 ? threads : fair_threads};
+  const bool takes_cuda =
+      recipe.trainer().device() == Trainer::CUDA ||
+      (recipe.trainer().device() == Trainer::AUTO && !cuda::IsEmulated() && cuda::NumDevices() > 0);
+  if (!takes_cuda) return options;
+  auto runtime = cuda::Runtime(rank_on_host);
+  if (!runtime.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("recipe trainer.device = CUDA: ", runtime.status().message(),
+                     "; use AUTO or CPU to train without"));
+  }
+  options.device = {DeviceKind::kCuda, rank_on_host};
+  options.runtime = *std::move(runtime);
+  return options;
 }
 
 std::string ModelDigest(const Recipe& recipe) {
@@ -152,10 +180,13 @@ absl::Status CheckSameModel(const CheckpointReader& checkpoint, const Recipe& re
 
 absl::Status LoadWeights(const CheckpointReader& checkpoint, const Recipe& recipe,
                          ModelRuntime& runtime) {
-  NamedState state;
-  runtime.sharder->AppendState(state);
+  Execution& execution = runtime.sharder->execution();
+  NamedState own;
+  runtime.sharder->AppendState(own);
+  PLAIT_ASSIGN_OR_RETURN(NamedState state, OnHost(execution, own));
   absl::Status loaded = CheckSameModel(checkpoint, recipe);
   if (loaded.ok()) loaded = checkpoint.Load(UnaskedTensors::kIgnore, state, StoredDTypes::kWiden);
+  if (loaded.ok()) loaded = CopyFromHost(execution, state, own);
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(runtime.mesh->world(), loaded));
   return runtime.sharder->RefreshComputeValues();
 }

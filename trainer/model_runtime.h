@@ -49,10 +49,11 @@ absl::StatusOr<std::vector<BlockRange>> PipelinePartsOf(const recipe::v1::Recipe
 // Sizes by MeshAxis; shard 0: the ranks that are left.
 std::array<int64_t, kNumMeshAxes> MeshSizesOf(const recipe::v1::Recipe& recipe);
 
-// What the recipe says about threads; fair_threads (parallel/host_share.h) where it says nothing.
+// What the recipe says about device and threads; fair_threads and rank_on_host, whose device it
+// gets, are those of parallel/host_share.h.
 // InvalidArgument where it asks for a device that is not there.
 absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const recipe::v1::Recipe& recipe,
-                                                     int fair_threads = 0);
+                                                     int fair_threads = 0, int rank_on_host = 0);
 
 // XXH3-128 of everything that the meaning of the weights depends on: shape, pattern, heads, norms;
 // not losses and initialisation.

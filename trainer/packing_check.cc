@@ -114,7 +114,7 @@ class PackedModel {
                            Pack(a, b, model.dtype(), TokenPart::Of(*runtime_.mesh), fault));
     const StepCounts counts{.weight_sum = static_cast<double>(b.size() - 1),
                             .real_tokens = static_cast<double>(a.size() + b.size())};
-    sharder.ZeroGradients();
+    PLAIT_RETURN_IF_ERROR(sharder.ZeroGradients());
     PLAIT_ASSIGN_OR_RETURN(const MicrobatchLosses losses,
                            model.LossAndGradient(execution_, sharder, microbatch, counts));
     PLAIT_RETURN_IF_ERROR(sharder.FinishGradients(execution_));

@@ -246,7 +246,7 @@ class Comparison {
                                 LanguageModel::Saved& saved) {
     const bool tied = model_.shape().tied_embeddings;
     const int head_unit = sharder_.num_units() - 1;
-    sharder_.ZeroGradients();
+    PLAIT_RETURN_IF_ERROR(sharder_.ZeroGradients());
     if (tied) PLAIT_RETURN_IF_ERROR(sharder_.PrepareGradients(execution_, 0));
     PLAIT_RETURN_IF_ERROR(sharder_.PrepareGradients(execution_, head_unit));
     Microbatch microbatch = inputs_.microbatch;

@@ -120,7 +120,7 @@ absl::StatusOr<RankBenchmarkResult> BenchmarkRanks(const Recipe& recipe,
   }
   PLAIT_ASSIGN_OR_RETURN(const HostShare host, ShareOfHost(*world));
   PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options,
-                         ExecutionOptionsFor(recipe, host.fair_threads));
+                         ExecutionOptionsFor(recipe, host.fair_threads, host.rank_on_host));
   PLAIT_ASSIGN_OR_RETURN(const auto contenders, MakeAll(recipe, world, execution_options));
   const std::vector<Batch> leaves = RandomStep(recipe, options.stage);
   const std::vector<Batch> own = OwnLeaves(*contenders.back()->runtime.mesh, leaves);

@@ -45,7 +45,7 @@ absl::StatusOr<Quantities> LeafQuantities(Execution& execution, ModelRuntime& mo
   PLAIT_ASSIGN_OR_RETURN(const Microbatch microbatch,
                          Microbatch::Create(batch.tokens, batch.targets, batch.token_weight,
                                             batch.document_offsets, model.model->dtype()));
-  model.sharder->ZeroGradients();
+  PLAIT_RETURN_IF_ERROR(model.sharder->ZeroGradients());
   PLAIT_ASSIGN_OR_RETURN(
       const MicrobatchLosses losses,
       model.model->LossAndGradient(execution, *model.sharder, microbatch, counts));

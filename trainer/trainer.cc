@@ -226,7 +226,7 @@ absl::Status Trainer::State::StartOrResume() {
     PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, Restore(*reader)));
     PLAIT_RETURN_IF_ERROR(runtime.sharder->RefreshComputeValues());
     PLAIT_ASSIGN_OR_RETURN(resumed_digest,
-                           ParameterDigest(*runtime.mesh, runtime.sharder->sharded()));
+                           ParameterDigest(execution, *runtime.mesh, runtime.sharder->sharded()));
   } else {
     PLAIT_RETURN_IF_ERROR(TakeWeights(*reader));
   }
@@ -278,8 +278,10 @@ absl::Status Trainer::State::Restore(const CheckpointReader& reader) {
         absl::StrCat("recipe stages: their steps are ", TotalSteps(recipe), " together, ",
                      reader.folder(), " has ", description.step, " already; ask for more steps"));
   }
-  NamedState state = SavedState();
+  NamedState own = SavedState();
+  PLAIT_ASSIGN_OR_RETURN(NamedState state, OnHost(execution, own));
   PLAIT_RETURN_IF_ERROR(reader.Load(UnaskedTensors::kRefuse, state));
+  PLAIT_RETURN_IF_ERROR(CopyFromHost(execution, state, own));
   if (state.texts[kDataFingerprint] != source->fingerprint()) {
     return absl::FailedPreconditionError(
         absl::StrCat(recipe.data().path(), ": is not the data that ", reader.folder(),
@@ -372,7 +374,7 @@ absl::Status Trainer::State::FinishStep(const StepMetrics& step_metrics) {
   if (const int64_t digests = recipe.debug().parameter_digest_every_steps();
       digests > 0 && step % digests == 0) {
     PLAIT_ASSIGN_OR_RETURN(complete.parameter_digest,
-                           ParameterDigest(*runtime.mesh, runtime.sharder->sharded()));
+                           ParameterDigest(execution, *runtime.mesh, runtime.sharder->sharded()));
   }
   PLAIT_RETURN_IF_ERROR(record.WriteStep(complete));
   if (log) LogInfo(ConsoleLine(complete, TotalSteps(recipe)));
@@ -428,7 +430,7 @@ absl::Status Trainer::State::Save() {
                          .recipe_digest = RecipeDigest(recipe),
                          .model_digest = ModelDigest(recipe),
                          .tokenizer_digest = source->tokenizer_digest()};
-  content.state = SavedState();
+  PLAIT_ASSIGN_OR_RETURN(content.state, OnHost(execution, SavedState()));
   content.attachments = attachments;
   for (const auto& [name, bytes] : tokenizer) content.attachments[name] = bytes;
   PLAIT_ASSIGN_OR_RETURN(checkpoint, writer->Save(content));
@@ -436,7 +438,7 @@ absl::Status Trainer::State::Save() {
   const double seconds = SecondsSince(start);
   LogInfo(absl::StrFormat("step %d saved: %s, %.2f s", step, checkpoint, seconds));
   PLAIT_ASSIGN_OR_RETURN(const std::string digest,
-                         ParameterDigest(*runtime.mesh, runtime.sharder->sharded()));
+                         ParameterDigest(execution, *runtime.mesh, runtime.sharder->sharded()));
   return record.WriteCheckpoint(step, checkpoint, digest, seconds);
 }
 
@@ -480,12 +482,12 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Recipe& recipe,
   Communicator& world = *complete.world;
   PLAIT_RETURN_IF_ERROR(CheckSameText(world, "the recipe", RecipeText(recipe)));
   PLAIT_ASSIGN_OR_RETURN(const HostShare host, ShareOfHost(world));
-  PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options,
-                         ExecutionOptionsFor(recipe, host.fair_threads));
+  const auto execution_options = ExecutionOptionsFor(recipe, host.fair_threads, host.rank_on_host);
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, execution_options.status()));
   world.ledger().set_check(recipe.debug().check_collectives());
   // Data and checkpoints are read from here on.
   const CollectiveLedger::Patience patience(world.ledger());
-  auto state = std::make_unique<State>(recipe, complete, execution_options);
+  auto state = std::make_unique<State>(recipe, complete, *execution_options);
   state->fair_cores = host.fair_cores;
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, state->OpenData()));
   PLAIT_RETURN_IF_ERROR(CheckSameText(world, "the data", state->source->fingerprint()));
@@ -498,9 +500,11 @@ absl::StatusOr<RunResult> Trainer::Run() {
   State& run = *state_;
   const double ready_seconds = SecondsSinceProcessStart();
   LogInfo(absl::StrFormat(
-      "%d parameters, %d rank%s of %d threads, ready %.2f s after the process started",
+      "%d parameters, %d rank%s of %s, ready %.2f s after the process started",
       run.parameters.total, run.options.world->size(), run.options.world->size() == 1 ? "" : "s",
-      run.execution.num_threads(), ready_seconds));
+      run.execution.runtime() != nullptr ? run.execution.runtime()->DeviceName()
+                                         : absl::StrCat(run.execution.num_threads(), " threads"),
+      ready_seconds));
   PLAIT_RETURN_IF_ERROR(run.record.WriteStart(
       run.step, RecipeDigest(run.recipe), run.parameters.total, ready_seconds, run.resumed_digest));
   if (run.step == 0) PLAIT_RETURN_IF_ERROR(run.Evaluate());

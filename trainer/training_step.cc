@@ -65,7 +65,7 @@ absl::StatusOr<StepResult> TrainingStep::Run(std::span<const Batch> microbatches
 
   // 2. Forward and backward of every microbatch, in the order of the pipeline's schedule; gradients
   // add up.
-  sharder.ZeroGradients();
+  PLAIT_RETURN_IF_ERROR(sharder.ZeroGradients());
   std::vector<MicrobatchLosses> losses(microbatches.size());
   MicrobatchFlow flow(execution_, runtime_, [&](int64_t j) {
     const Batch& batch = microbatches[static_cast<size_t>(j)];
@@ -98,9 +98,8 @@ absl::StatusOr<StepResult> TrainingStep::Run(std::span<const Batch> microbatches
   PLAIT_ASSIGN_OR_RETURN(const GradientNorm norm,
                          GlobalGradientNorm(execution_, *runtime_.mesh, sharder.sharded()));
   result.gradient_norm = norm.norm;
-  PLAIT_ASSIGN_OR_RETURN(
-      const FiniteAgreement agreement,
-      AgreeOnFinite(execution_, runtime_.mesh->world(), norm, sharder.sharded()));
+  PLAIT_ASSIGN_OR_RETURN(const FiniteAgreement agreement,
+                         AgreeOnFinite(runtime_.mesh->world(), norm, sharder.sharded()));
   if (!agreement.all_finite) {
     result.not_finite = absl::StrCat("gradient of ", agreement.first_parameter);
   } else if (!std::isfinite(result.loss())) {
@@ -125,8 +124,7 @@ absl::StatusOr<StepCounts> TrainingStep::ReduceCounts(std::span<const Batch> mic
     *next++ = counts_it ? batch.weight_sum : 0;
     *next++ = counts_it ? static_cast<double>(batch.real_tokens) : 0;
   }
-  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums,
-                         SumOverLeaves(execution_, *runtime_.mesh, counts));
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums, SumOverLeaves(*runtime_.mesh, counts));
   return StepCounts{.weight_sum = sums[0], .real_tokens = sums[1]};
 }
 
@@ -141,8 +139,7 @@ absl::Status TrainingStep::ReduceLosses(std::span<const MicrobatchLosses> losses
     *next++ = leaf.activation;
     result.watch.Merge(leaf.watch);
   }
-  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums,
-                         SumOverLeaves(execution_, *runtime_.mesh, values));
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums, SumOverLeaves(*runtime_.mesh, values));
   result.language_model_loss = sums[0];
   result.balance_loss = sums[1];
   result.z_loss = sums[2];

@@ -123,9 +123,9 @@ void Combine(const CombineRowsArgs& args, int num_threads) {
     const int32_t* rows = args.token_row + t * chosen;
     T* out = args.out.row<T>(t);
     ForEachVector(args.out.columns, [&](int64_t i, size_t count) {
-      auto sum = LoadSome(args.rows.row<T>(rows[0]) + i, count);
+      auto sum = LoadSome(args.rows.row<T>(rows[0] - args.first_row) + i, count);
       for (int64_t j = 1; j < chosen; ++j) {
-        sum = hn::Add(sum, LoadSome(args.rows.row<T>(rows[j]) + i, count));
+        sum = hn::Add(sum, LoadSome(args.rows.row<T>(rows[j] - args.first_row) + i, count));
       }
       StoreSome(sum, out + i, count);
     });
@@ -221,8 +221,8 @@ absl::Status ExpertPermutation(Execution& execution, const ExpertPermutationArgs
     int32_t* first = next + chunk * args.experts;
     for (int64_t i = chunk * chunk_rows; i < end; ++i) {
       const int32_t to = first[args.choices[i]]++;
-      args.row_token[to] = static_cast<int32_t>(i / args.experts_per_token);
-      args.token_row[i] = to;
+      args.row_token[to] = args.first_token + static_cast<int32_t>(i / args.experts_per_token);
+      args.token_row[i] = args.first_row + to;
     }
   }
   return absl::OkStatus();

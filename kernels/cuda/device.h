@@ -20,7 +20,7 @@
 #include <cuda_runtime.h>
 
 #define PLAIT_UNROLL _Pragma("unroll")
-#define PLAIT_SHARED(type, name, count) __shared__ alignas(16) type name[count]
+#define PLAIT_SHARED(type, name, count) __shared__ alignas(32) type name[count]
 #define PLAIT_DYNAMIC_SHARED(type, name)                        \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   type* const name = reinterpret_cast<type*>(name##_bytes)
@@ -47,7 +47,7 @@ template <class... Parameters, class... Arguments>
 int LaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_shared_bytes,
                  void* stream, const Arguments&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return 0;
-  if (dynamic_shared_bytes > (48 << 10)) {
+  if (dynamic_shared_bytes > 0) {  // else 48 KiB less the static arrays are the limit
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                    static_cast<int>(dynamic_shared_bytes));

@@ -9,7 +9,7 @@
 
 namespace plait::cuda {
 
-// Good for work on the compute stream that is launched before the next call of this function.
+// Good for work on the compute stream that is launched before 256 further calls of this function.
 absl::StatusOr<const int32_t*> DeviceCopy(Execution& execution, const int32_t* values,
                                           int64_t count);
 

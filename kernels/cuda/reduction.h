@@ -18,12 +18,17 @@ __device__ __forceinline__ A WarpSum(A value) {
   return value;
 }
 
+// NaN where either is: so all threads get it, whichever had it.
+template <class A>
+__device__ __forceinline__ A Larger(A a, A b) {
+  return b > a || b != b ? b : a;
+}
+
 template <class A>
 __device__ __forceinline__ A WarpMax(A value) {
   PLAIT_UNROLL
   for (int lanes = kWarpThreads / 2; lanes > 0; lanes /= 2) {
-    const A other = __shfl_xor_sync(kWholeWarp, value, lanes);
-    value = other > value ? other : value;
+    value = Larger(value, __shfl_xor_sync(kWholeWarp, value, lanes));
   }
   return value;
 }

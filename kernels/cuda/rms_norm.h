@@ -1,5 +1,6 @@
-// RMSNorm on a CUDA device, for bf16, f32 and f64. One block a row, held in registers where it is
-// narrow; the weight's gradient from blocks that walk over rows, summed in a fixed order.
+// RMSNorm on a CUDA device, for bf16, f32 and f64. A row belongs to a warp where it is narrow, else
+// to a block, whose registers hold it between the two passes over it (bf16 up to 16384 wide, f32 up
+// to 8192); the weight's gradient from blocks that walk over rows, summed in a fixed order.
 #pragma once
 
 #include <string>

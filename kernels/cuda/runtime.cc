@@ -35,7 +35,7 @@ class EventWork : public PendingWork {
     return ToStatus(cudaEventSynchronize(event_), "waiting for the device");
   }
   bool Test() override { return cudaEventQuery(event_) != cudaErrorNotReady; }
-  bool OnDevice() const override { return true; }
+  PendingWork* DeviceWork() override { return this; }
   cudaEvent_t event() const { return event_; }
 
  private:
@@ -52,6 +52,9 @@ class CudaRuntime : public DeviceRuntime {
 
   std::string DeviceName() const override { return name_; }
   size_t MemoryBytes() const override { return memory_bytes_; }
+  absl::Status MakeCurrent() override {
+    return ToStatus(cudaSetDevice(index_), "choosing a device");
+  }
 
   void* Allocate(size_t bytes) override {
     void* block = nullptr;
@@ -133,6 +136,7 @@ constexpr int kMaxDevices = 64;
 }  // namespace
 
 bool IsEmulated() { return false; }
+void AllowEmulation() {}
 
 int NumDevices() {
   int count = 0;

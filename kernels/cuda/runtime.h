@@ -11,6 +11,8 @@ namespace plait::cuda {
 
 // Whether DeviceKind::kCuda is the emulation (kernels/cuda/emulation): for tests, slow.
 bool IsEmulated();
+// Tests call it: before, the emulation is no device. Without effect where devices are real.
+void AllowEmulation();
 
 // Devices that work can be given to; 0 where there is no driver. The emulation has one.
 int NumDevices();

@@ -73,8 +73,8 @@ inline absl::Status ExpertPermutation(Execution&, const ExpertPermutationArgs& a
   std::vector<int32_t> next(args.offsets, args.offsets + args.experts);
   for (int64_t i = 0; i < rows; ++i) {
     const int32_t row = next[static_cast<size_t>(args.choices[i])]++;
-    args.row_token[row] = static_cast<int32_t>(i / args.experts_per_token);
-    args.token_row[i] = row;
+    args.row_token[row] = args.first_token + static_cast<int32_t>(i / args.experts_per_token);
+    args.token_row[i] = args.first_row + row;
   }
   return absl::OkStatus();
 }
@@ -84,7 +84,7 @@ inline absl::Status CombineRows(Execution&, const CombineRowsArgs& args) {
     for (int64_t d = 0; d < args.out.columns; ++d) {
       double sum = 0;
       for (int64_t j = 0; j < args.experts_per_token; ++j) {
-        sum += Get(args.rows, args.token_row[t * args.experts_per_token + j], d);
+        sum += Get(args.rows, args.token_row[t * args.experts_per_token + j] - args.first_row, d);
       }
       Set(args.out, t, d, sum);
     }

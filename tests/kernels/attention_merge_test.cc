@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "kernels/reference/attention_merge.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/simd_targets.h"
 #include "tests/support/status_matchers.h"
@@ -47,27 +48,59 @@ TEST(AttentionMergeTest, ReferenceIsTheMeanWeightedByBothSums) {
   EXPECT_NEAR(c.log_sum_exp.data<double>()[0], std::log(4.0), 1e-15);
 }
 
-TEST(AttentionMergeTest, ImplementationsAgreeWithTheReference) {
-  ForEachSimdTarget([] {
-    Execution execution({.num_threads = 2});
-    for (const int64_t head_dim : {1, 8, 20, 64}) {
-      for (const double largest : {4.0, 1e3}) {
-        Case expected(5, 3, head_dim, DType::kF32, largest);
-        ASSERT_OK(reference::AttentionMerge(execution, expected.args()));
-        // The distance of two log_sum_exps is rounded once, and the weights are exponentials of it
-        // or 0; a few roundings in weights, products and sum.
-        const double bound = RoundingError(DType::kF32) * (2 * largest + 8);
-        for (const auto& implementation : AttentionMergeImplementations()) {
-          SCOPED_TRACE(implementation.name);
-          Case found(5, 3, head_dim, DType::kF32, largest);
+// Head widths with whole vectors and parts of them, narrower and wider than a warp; more tokens
+// than a block of the device takes.
+void ExpectImplementationsAgree(DType dtype) {
+  Execution execution({.num_threads = 2});
+  for (const int64_t head_dim : {1, 8, 20, 64, 130, 200}) {
+    for (const double largest : {4.0, 1e3}) {
+      Case expected(21, 3, head_dim, dtype, largest);
+      ASSERT_OK(reference::AttentionMerge(execution, expected.args()));
+      // The distance of two log_sum_exps is rounded once, and the weights are exponentials of it
+      // or 0; a few roundings in weights, products and sum.
+      const double bound = RoundingError(dtype) * (2 * largest + 8);
+      for (const auto& implementation : AttentionMergeImplementations()) {
+        SCOPED_TRACE(implementation.name);
+        Case found(21, 3, head_dim, dtype, largest);
+        if (dtype == DType::kF32) {
           ASSERT_EQ(implementation.accepts(found.args()), "");
-          ASSERT_OK(implementation.run(execution, found.args()));
-          ExpectClose("out", found.out, expected.out, 0, bound);
-          ExpectClose("log_sum_exp", found.log_sum_exp, expected.log_sum_exp, 0, bound);
         }
+        if (!implementation.accepts(found.args()).empty()) continue;
+        ASSERT_OK(RunOn(execution, implementation, found.args()));
+        ExpectClose("out", found.out, expected.out, 0, bound);
+        ExpectClose("log_sum_exp", found.log_sum_exp, expected.log_sum_exp, 0, bound);
       }
     }
+  }
+}
+
+TEST(AttentionMergeTest, ImplementationsAgreeWithTheReference) {
+  ForEachSimdTarget([] {
+    ExpectImplementationsAgree(DType::kF32);
+    ExpectImplementationsAgree(DType::kF64);
   });
+}
+
+// Columns of wider matrices, aligned and not; nothing beside them is touched.
+TEST(AttentionMergeTest, TakesColumnsOfWiderMatrices) {
+  Execution execution;
+  for (const int64_t begin : {8, 9}) {
+    for (const auto& implementation : AttentionMergeImplementations()) {
+      SCOPED_TRACE(testing::Message() << implementation.name << " from " << begin);
+      Case alone(11, 2, 16, DType::kF32), c(11, 2, 16, DType::kF32);
+      ASSERT_OK(RunOn(execution, implementation, alone.args()));
+      Tensor wide = UniformTensor({11, 48}, 5, DType::kF32);
+      Tensor expected = wide.Clone();
+      for (int64_t t = 0; t < 11; ++t) {
+        std::copy_n(c.out.data<float>() + t * 32, 32, wide.data<float>() + t * 48 + begin);
+        std::copy_n(alone.out.data<float>() + t * 32, 32, expected.data<float>() + t * 48 + begin);
+      }
+      AttentionMergeArgs args = c.args();
+      args.out = wide.columns(begin, 32);
+      ASSERT_OK(RunOn(execution, implementation, args));
+      ExpectSameBits("wide", wide, expected);
+    }
+  }
 }
 
 TEST(AttentionMergeTest, NothingAddedLeavesTheBits) {
@@ -77,13 +110,13 @@ TEST(AttentionMergeTest, NothingAddedLeavesTheBits) {
     Case c(2, 1, 20, DType::kF32), before(2, 1, 20, DType::kF32);
     c.added_log_sum_exp = Tensor::FromValues<float>({1, 2}, {-kInfinity, -kInfinity});
     c.log_sum_exp.data<float>()[1] = before.log_sum_exp.data<float>()[1] = -kInfinity;
-    ASSERT_OK(implementation.run(execution, c.args()));
+    ASSERT_OK(RunOn(execution, implementation, c.args()));
     ExpectSameBits("out", c.out, before.out);
     ExpectSameBits("log_sum_exp", c.log_sum_exp, before.log_sum_exp);
     // And something added to nothing is itself.
     c.log_sum_exp = Tensor::FromValues<float>({1, 2}, {-kInfinity, -kInfinity});
     c.added_log_sum_exp = Tensor::FromValues<float>({1, 2}, {3, 700});
-    ASSERT_OK(implementation.run(execution, c.args()));
+    ASSERT_OK(RunOn(execution, implementation, c.args()));
     ExpectClose("out", c.out, c.added_out, 0);
     ExpectSameBits("log_sum_exp", c.log_sum_exp, c.added_log_sum_exp);
   }
@@ -97,7 +130,7 @@ TEST(AttentionMergeTest, NotANumberIsNotHidden) {
       for (const float bad : {kNan, kInfinity}) {
         Case c(1, 1, 20, DType::kF32);
         (in_added ? c.added_log_sum_exp : c.log_sum_exp).data<float>()[0] = bad;
-        ASSERT_OK(implementation.run(execution, c.args()));
+        ASSERT_OK(RunOn(execution, implementation, c.args()));
         EXPECT_TRUE(std::isnan(c.out.data<float>()[7])) << in_added << " " << bad;
         EXPECT_TRUE(std::isnan(c.log_sum_exp.data<float>()[0])) << in_added << " " << bad;
       }

@@ -4,6 +4,7 @@
 
 #include "kernels/reference/attention.h"
 #include "tests/kernels/attention_case.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/simd_targets.h"
 #include "tests/support/status_matchers.h"
@@ -68,7 +69,7 @@ void ExpectForwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtype
     SCOPED_TRACE(implementation.name);
     AttentionCase found(lengths, sizes, dtype, result);
     if (!implementation.accepts(found.forward()).empty()) continue;
-    ASSERT_OK(implementation.run(execution, found.forward()));
+    ASSERT_OK(RunOn(execution, implementation, found.forward()));
     ExpectClose("out", found.out, expected.out, error + 2 * RoundingError(result));
     // Rows without keys hold -infinity, which no distance describes.
     Tensor expected_sums = expected.log_sum_exp.Clone();
@@ -144,7 +145,7 @@ void ExpectBackwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtyp
     for (Tensor* gradient : {&found.dq, &found.dk, &found.dv})
       *gradient = UniformTensor(gradient->shape(), 5, result);  // must be overwritten
     if (!implementation.accepts(found.backward()).empty()) continue;
-    ASSERT_OK(implementation.run(execution, found.backward()));
+    ASSERT_OK(RunOn(execution, implementation, found.backward()));
     const double scale = found.layout().scale, output = 2 * RoundingError(result);
     ExpectClose("dq", found.dq, expected.dq, output, 2 * terms * dp * scale);
     ExpectClose("dk", found.dk, expected.dk, output, 2 * terms * dp * scale * weight);

@@ -1,6 +1,7 @@
 #include "kernels/elementwise.h"
 
 #include "kernels/reference/elementwise.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/simd_targets.h"
 #include "tests/support/status_matchers.h"
@@ -44,32 +45,35 @@ TEST(ScaledAddTest, ReferenceIsTheFormula) {
   EXPECT_THAT(out.values<double>(), ::testing::ElementsAre(6, 12, -27, -36));
 }
 
-void ExpectScaledAddAgrees() {
+void ExpectScaledAddAgreesFor(DType a_dtype, DType b_dtype, DType out_dtype) {
   Execution execution({.num_threads = 2});
-  for (const DType a_dtype : kStored) {
-    for (const DType b_dtype : kStored) {
-      for (const DType out_dtype : kStored) {
-        for (const int64_t columns : {1, 7, 64, 129, 5003}) {
-          AddCase expected(3, columns, a_dtype, b_dtype, out_dtype);
-          AddCase expected_cast(3, columns, a_dtype, b_dtype, out_dtype);
-          ASSERT_OK(reference::ScaledAdd(execution, expected.args()));
-          ASSERT_OK(reference::ScaledAdd(execution, expected_cast.cast()));
-          for (const auto& implementation : ScaledAddImplementations()) {
-            SCOPED_TRACE(implementation.name);
-            AddCase found(3, columns, a_dtype, b_dtype, out_dtype);
-            if (!implementation.accepts(found.args()).empty()) continue;
-            ASSERT_OK(implementation.run(execution, found.args()));
-            // Two roundings of the product, one of the sum, and one to either side of a tie;
-            // terms below 1, sums below 2.
-            ExpectClose("out", found.out, expected.out, 0,
-                        4 * RoundingError(out_dtype) + 4 * RoundingError(DType::kF32));
-            ASSERT_OK(implementation.run(execution, found.cast()));
-            ExpectSameBits("cast", found.out, expected_cast.out);
-          }
-        }
-      }
+  for (const int64_t columns : {1, 7, 64, 129, 5003}) {
+    AddCase expected(3, columns, a_dtype, b_dtype, out_dtype);
+    AddCase expected_cast(3, columns, a_dtype, b_dtype, out_dtype);
+    ASSERT_OK(reference::ScaledAdd(execution, expected.args()));
+    ASSERT_OK(reference::ScaledAdd(execution, expected_cast.cast()));
+    for (const auto& implementation : ScaledAddImplementations()) {
+      SCOPED_TRACE(implementation.name);
+      AddCase found(3, columns, a_dtype, b_dtype, out_dtype);
+      if (!implementation.accepts(found.args()).empty()) continue;
+      ASSERT_OK(RunOn(execution, implementation, found.args()));
+      // Two roundings of the product, one of the sum, and one to either side of a tie;
+      // terms below 1, sums below 2.
+      ExpectClose("out", found.out, expected.out, 0,
+                  4 * RoundingError(out_dtype) + 4 * RoundingError(StatisticsDType(b_dtype)));
+      ASSERT_OK(RunOn(execution, implementation, found.cast()));
+      ExpectSameBits("cast", found.out, expected_cast.out);
     }
   }
+}
+
+void ExpectScaledAddAgrees() {
+  for (const DType a_dtype : kStored) {
+    for (const DType b_dtype : kStored) {
+      for (const DType out_dtype : kStored) ExpectScaledAddAgreesFor(a_dtype, b_dtype, out_dtype);
+    }
+  }
+  ExpectScaledAddAgreesFor(DType::kF64, DType::kF64, DType::kF64);
 }
 
 TEST(ScaledAddTest, ImplementationsAgreeWithTheReference) {
@@ -78,18 +82,47 @@ TEST(ScaledAddTest, ImplementationsAgreeWithTheReference) {
 
 TEST(ScaledAddTest, WritesOverItsInputs) {
   Execution execution;
-  AddCase apart(3, 100, DType::kBf16, DType::kBf16, DType::kBf16);
-  AddCase over_a(3, 100, DType::kBf16, DType::kBf16, DType::kBf16);
-  AddCase over_b(3, 100, DType::kBf16, DType::kBf16, DType::kBf16);
-  ASSERT_OK(ScaledAdd(execution, apart.args()));
-  ScaledAddArgs args = over_a.args();
-  args.out = over_a.a.matrix();
-  ASSERT_OK(ScaledAdd(execution, args));
-  ExpectSameBits("over a", over_a.a, apart.out);
-  args = over_b.args();
-  args.out = over_b.b.matrix();
-  ASSERT_OK(ScaledAdd(execution, args));
-  ExpectSameBits("over b", over_b.b, apart.out);
+  const auto make = [] { return AddCase(3, 100, DType::kBf16, DType::kBf16, DType::kBf16); };
+  for (const auto& implementation : ScaledAddImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    AddCase apart = make(), over_a = make(), over_b = make();
+    ASSERT_OK(RunOn(execution, implementation, apart.args()));
+    ScaledAddArgs args = over_a.args();
+    args.out = over_a.a.matrix();
+    ASSERT_OK(RunOn(execution, implementation, args));
+    ExpectSameBits("over a", over_a.a, apart.out);
+    args = over_b.args();
+    args.out = over_b.b.matrix();
+    ASSERT_OK(RunOn(execution, implementation, args));
+    ExpectSameBits("over b", over_b.b, apart.out);
+  }
+}
+
+// Rows apart by more than their width, aligned (32) and not (33), whole vectors and part of one;
+// nothing beside the columns is touched.
+TEST(ScaledAddTest, TakesColumnsOfAWiderMatrix) {
+  Execution execution;
+  for (const auto& [columns, begin] : {std::pair<int64_t, int64_t>{32, 32}, {29, 32}, {29, 33}}) {
+    for (const auto& implementation : ScaledAddImplementations()) {
+      SCOPED_TRACE(testing::Message() << implementation.name << " " << columns << " at " << begin);
+      Tensor wide = UniformTensor({70, 64}, 1, DType::kBf16);
+      Tensor b = UniformTensor({70, columns}, 2, DType::kBf16);
+      Tensor expected = wide.Clone();
+      for (const bool is_found : {false, true}) {
+        Tensor& to = is_found ? wide : expected;
+        const ScaledAddArgs args = {.a = to.columns(begin, columns),
+                                    .b = b.matrix(),
+                                    .scale = 0.5,
+                                    .out = to.columns(begin, columns)};
+        if (is_found)
+          ASSERT_OK(RunOn(execution, implementation, args));
+        else
+          ASSERT_OK(reference::ScaledAdd(execution, args));
+      }
+      // A sum of two bf16 numbers is exact in f32 here: one rounding in either.
+      ExpectSameBits("wide", wide, expected);
+    }
+  }
 }
 
 TEST(ScaledAddTest, ThreadsDoNotChangeBits) {
@@ -129,21 +162,27 @@ TEST(ColumnSumTest, ReferenceAddsTheColumns) {
   EXPECT_THAT(sums.values<double>(), ::testing::ElementsAre(106, 260));
 }
 
+// 700 rows are more than one block of the device sums.
 void ExpectColumnSumAgrees() {
   Execution execution({.num_threads = 2});
-  for (const DType dtype : kStored) {
-    for (const int64_t columns : {1, 7, 64, 129, 700}) {
-      Tensor x = UniformTensor({33, columns}, 1, dtype);
-      Tensor expected = UniformTensor({columns}, 2, DType::kF32);
-      ASSERT_OK(reference::ColumnSum(execution, {.x = x.matrix(), .sums = expected.vector()}));
+  for (const DType dtype : {DType::kBf16, DType::kF32, DType::kF64}) {
+    const DType sum_dtype = StatisticsDType(dtype);
+    for (const auto& [rows, columns] :
+         {std::pair<int64_t, int64_t>{33, 1}, {33, 7}, {33, 64}, {33, 700}, {700, 129}}) {
+      // A wider matrix: its columns leave part of a vector, its rows stay aligned.
+      Tensor wide = UniformTensor({rows, (columns + 15) / 8 * 8}, 1, dtype);
+      const ConstMatrixView x = wide.columns(0, columns);
+      Tensor expected = UniformTensor({columns}, 2, sum_dtype);
+      ASSERT_OK(reference::ColumnSum(execution, {.x = x, .sums = expected.vector()}));
       for (const auto& implementation : ColumnSumImplementations()) {
         SCOPED_TRACE(implementation.name);
-        Tensor found = UniformTensor({columns}, 2, DType::kF32);
-        const ColumnSumArgs args = {.x = x.matrix(), .sums = found.vector()};
+        Tensor found = UniformTensor({columns}, 2, sum_dtype);
+        const ColumnSumArgs args = {.x = x, .sums = found.vector()};
         if (!implementation.accepts(args).empty()) continue;
-        ASSERT_OK(implementation.run(execution, args));
-        // 34 terms of at most 1, each rounding at most 34 units.
-        ExpectClose("sums", found, expected, 0, 34 * 34 * RoundingError(DType::kF32));
+        ASSERT_OK(RunOn(execution, implementation, args));
+        // Terms of at most 1, one more than rows, each sum rounding at most so many units.
+        const double terms = static_cast<double>(rows + 1);
+        ExpectClose("sums", found, expected, 0, terms * terms * RoundingError(sum_dtype));
       }
     }
   }
@@ -181,27 +220,28 @@ TEST(RowStatisticsTest, ReferenceIsTheFormula) {
   EXPECT_THAT(largest.values<double>(), ::testing::ElementsAre(4, 1));
 }
 
+// 2000 columns are more than a warp of the device walks over, 11 rows more than a block has warps.
 void ExpectRowStatisticsAgree() {
   Execution execution({.num_threads = 2});
-  for (const DType dtype : kStored) {
-    for (const int64_t columns : {1, 7, 64, 129}) {
-      Tensor x = UniformTensor({5, columns}, 1, dtype);
-      Tensor squares = Tensor::OnHost(DType::kF32, {5}), largest = Tensor::OnHost(DType::kF32, {5});
+  for (const DType dtype : {DType::kBf16, DType::kF32, DType::kF64}) {
+    const DType sum_dtype = StatisticsDType(dtype);
+    for (const int64_t columns : {1, 7, 64, 129, 2000}) {
+      Tensor wide = UniformTensor({11, (columns + 15) / 8 * 8}, 1, dtype);
+      const ConstMatrixView x = wide.columns(0, columns);
+      Tensor squares = Tensor::OnHost(sum_dtype, {11}), largest = Tensor::OnHost(sum_dtype, {11});
       ASSERT_OK(reference::RowStatistics(
-          execution,
-          {.x = x.matrix(), .square_sum = squares.vector(), .absolute_max = largest.vector()}));
+          execution, {.x = x, .square_sum = squares.vector(), .absolute_max = largest.vector()}));
       for (const auto& implementation : RowStatisticsImplementations()) {
         SCOPED_TRACE(implementation.name);
-        Tensor found_squares = Tensor::OnHost(DType::kF32, {5});
-        Tensor found_largest = Tensor::OnHost(DType::kF32, {5});
-        const RowStatisticsArgs args = {.x = x.matrix(),
-                                        .square_sum = found_squares.vector(),
-                                        .absolute_max = found_largest.vector()};
+        Tensor found_squares = Tensor::OnHost(sum_dtype, {11});
+        Tensor found_largest = Tensor::OnHost(sum_dtype, {11});
+        const RowStatisticsArgs args = {
+            .x = x, .square_sum = found_squares.vector(), .absolute_max = found_largest.vector()};
         if (!implementation.accepts(args).empty()) continue;
-        ASSERT_OK(implementation.run(execution, args));
+        ASSERT_OK(RunOn(execution, implementation, args));
         // Positive terms: each of the sum's roundings is at most one unit of the result.
         ExpectClose("square_sum", found_squares, squares,
-                    RoundingError(DType::kF32) * static_cast<double>(columns + 1));
+                    RoundingError(sum_dtype) * static_cast<double>(columns + 1));
         ExpectSameBits("absolute_max", found_largest, largest);
       }
     }

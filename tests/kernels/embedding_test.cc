@@ -1,8 +1,10 @@
 #include "kernels/embedding.h"
 
 #include "kernels/reference/embedding.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
+#include "tests/support/reachable_vector.h"
 #include "tests/support/simd_targets.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
@@ -12,9 +14,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// An id twice, padding, and the first and last row of the table.
-const std::vector<int32_t> kIds = {3, 0, 5, 3, -1, 3, 1};
-
 struct Case {
   Case(int64_t dim, DType table_dtype, DType dtype)
       : table(UniformTensor({6, dim}, 1, table_dtype)),
@@ -23,12 +22,14 @@ struct Case {
         dtable(UniformTensor({6, dim}, 4, StatisticsDType(dtype))) {}
 
   EmbeddingForwardArgs forward() {
-    return {.ids = kIds.data(), .table = table.matrix(), .y = y.matrix()};
+    return {.ids = ids.data(), .table = table.matrix(), .y = y.matrix()};
   }
   EmbeddingBackwardArgs backward() {
-    return {.ids = kIds.data(), .dy = dy.matrix(), .dtable = dtable.matrix()};
+    return {.ids = ids.data(), .dy = dy.matrix(), .dtable = dtable.matrix()};
   }
 
+  // An id twice, padding, and the first and last row of the table.
+  ReachableVector<int32_t> ids = {3, 0, 5, 3, -1, 3, 1};
   Tensor table, dy, y, dtable;
 };
 
@@ -49,8 +50,9 @@ void ExpectImplementationsAgree() {
   for (const auto& [table_dtype, dtype] : {std::pair{DType::kBf16, DType::kBf16},
                                            {DType::kF32, DType::kBf16},
                                            {DType::kBf16, DType::kF32},
-                                           {DType::kF32, DType::kF32}}) {
-    for (const int64_t dim : {1, 7, 64, 129}) {
+                                           {DType::kF32, DType::kF32},
+                                           {DType::kF64, DType::kF64}}) {
+    for (const int64_t dim : {1, 7, 64, 129, 2304}) {
       Case expected(dim, table_dtype, dtype);
       ASSERT_OK(reference::EmbeddingForward(execution, expected.forward()));
       ASSERT_OK(reference::EmbeddingBackward(execution, expected.backward()));
@@ -58,14 +60,14 @@ void ExpectImplementationsAgree() {
         SCOPED_TRACE(implementation.name);
         Case found(dim, table_dtype, dtype);
         if (!implementation.accepts(found.forward()).empty()) continue;
-        ASSERT_OK(implementation.run(execution, found.forward()));
+        ASSERT_OK(RunOn(execution, implementation, found.forward()));
         ExpectSameBits("y", found.y, expected.y);
       }
       for (const auto& implementation : EmbeddingBackwardImplementations()) {
         SCOPED_TRACE(implementation.name);
         Case found(dim, table_dtype, dtype);
         if (!implementation.accepts(found.backward()).empty()) continue;
-        ASSERT_OK(implementation.run(execution, found.backward()));
+        ASSERT_OK(RunOn(execution, implementation, found.backward()));
         ExpectSameBits("dtable", found.dtable, expected.dtable);
       }
     }
@@ -74,6 +76,64 @@ void ExpectImplementationsAgree() {
 
 TEST(EmbeddingTest, ImplementationsAgreeWithTheReference) {
   ForEachSimdTarget(ExpectImplementationsAgree);
+}
+
+// Thousands of tokens: an id that most have, many that a few have, some that none has, padding.
+// More ids than a warp or block of the device looks at, gradients whose order of addition shows.
+TEST(EmbeddingTest, ManyTokensAreAddedInTheirOrder) {
+  Execution execution({.num_threads = 2});
+  const int64_t tokens = 3000, vocabulary = 777, dim = 24;
+  ReachableVector<int32_t> ids;
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t mixed = t * 7919 % 1000;
+    ids.push_back(mixed < 400 ? 776 : mixed < 450 ? -1 : static_cast<int32_t>(mixed * 5 % 770));
+  }
+  const Tensor dy = UniformTensor({tokens, dim}, 1, DType::kF32);
+  Tensor expected = UniformTensor({vocabulary, dim}, 2, DType::kF32);
+  ASSERT_OK(reference::EmbeddingBackward(
+      execution, {.ids = ids.data(), .dy = dy.matrix(), .dtable = expected.matrix()}));
+  for (const auto& implementation : EmbeddingBackwardImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Tensor found = UniformTensor({vocabulary, dim}, 2, DType::kF32);
+    ASSERT_OK(RunOn(execution, implementation,
+                    {.ids = ids.data(), .dy = dy.matrix(), .dtable = found.matrix()}));
+    ExpectSameBits("dtable", found, expected);
+  }
+}
+
+// Columns of wider matrices, aligned and not, whole vectors and part of one; nothing beside them is
+// touched.
+TEST(EmbeddingTest, TakesColumnsOfWiderMatrices) {
+  Execution execution;
+  for (const auto& [dim, begin] : {std::pair<int64_t, int64_t>{32, 32}, {29, 32}, {29, 33}}) {
+    Case expected(64, DType::kBf16, DType::kBf16);
+    const auto forward = [&, dim = dim, begin = begin](Case& in) {
+      EmbeddingForwardArgs args = in.forward();
+      args.table = in.table.columns(begin, dim);
+      args.y = in.y.columns(begin, dim);
+      return args;
+    };
+    const auto backward = [&, dim = dim, begin = begin](Case& in) {
+      EmbeddingBackwardArgs args = in.backward();
+      args.dy = in.dy.columns(begin, dim);
+      args.dtable = in.dtable.columns(begin, dim);
+      return args;
+    };
+    ASSERT_OK(reference::EmbeddingForward(execution, forward(expected)));
+    ASSERT_OK(reference::EmbeddingBackward(execution, backward(expected)));
+    for (const auto& implementation : EmbeddingForwardImplementations()) {
+      SCOPED_TRACE(implementation.name);
+      Case found(64, DType::kBf16, DType::kBf16);
+      ASSERT_OK(RunOn(execution, implementation, forward(found)));
+      ExpectSameBits("y", found.y, expected.y);
+    }
+    for (const auto& implementation : EmbeddingBackwardImplementations()) {
+      SCOPED_TRACE(implementation.name);
+      Case found(64, DType::kBf16, DType::kBf16);
+      ASSERT_OK(RunOn(execution, implementation, backward(found)));
+      ExpectSameBits("dtable", found.dtable, expected.dtable);
+    }
+  }
 }
 
 TEST(EmbeddingTest, ThreadsDoNotChangeBits) {

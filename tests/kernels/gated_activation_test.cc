@@ -1,6 +1,7 @@
 #include "kernels/gated_activation.h"
 
 #include "kernels/reference/gated_activation.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/simd_targets.h"
@@ -62,37 +63,39 @@ TEST(GatedActivationTest, ReferenceBackwardMatchesFiniteDifferences) {
   }
 }
 
-// Every implementation against the reference. Odd widths leave part of a vector.
+// Every implementation against the reference. Odd widths leave part of a vector; 2000 are more than
+// a block of the device takes at once.
 void ExpectImplementationsAgree() {
   Execution execution({.num_threads = 2});
-  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+  for (const DType dtype : {DType::kBf16, DType::kF32, DType::kF64}) {
     for (const RowWeight kind : {RowWeight::kAbsent, RowWeight::kPresent}) {
-      for (const int64_t dim : {1, 7, 64, 129}) {
-        Case expected(5, dim, dtype, kind);
+      for (const int64_t dim : {1, 7, 64, 129, 2000, 2303}) {
+        Case expected(11, dim, dtype, kind);
         ASSERT_OK(reference::GatedActivationForward(execution, expected.forward()));
         ASSERT_OK(reference::GatedActivationBackward(execution, expected.backward()));
-        // A dozen f32 roundings (the exponential counts for five), and one rounding of the result
-        // to either side of a tie. The slope's terms reach |gate| / 4 times the result: 9 / 4.
-        const double f32_operations = 24 * RoundingError(DType::kF32);
+        // f32 stands for f64 beside f64. A dozen f32 roundings (the exponential counts for five),
+        // and one rounding of the result to either side of a tie. The slope's terms reach |gate| /
+        // 4 times the result: 9 / 4.
+        const double f32 = RoundingError(StatisticsDType(dtype));
+        const double f32_operations = 24 * f32;
         const double output = 2 * RoundingError(dtype) + f32_operations;
-        const double f32_sum =
-            f32_operations + RoundingError(DType::kF32) * static_cast<double>(dim);
+        const double f32_sum = f32_operations + f32 * static_cast<double>(dim);
         for (const auto& implementation : GatedActivationForwardImplementations()) {
           SCOPED_TRACE(implementation.name);
-          Case found(5, dim, dtype, kind);
+          Case found(11, dim, dtype, kind);
           if (!implementation.accepts(found.forward()).empty()) continue;
-          ASSERT_OK(implementation.run(execution, found.forward()));
+          ASSERT_OK(RunOn(execution, implementation, found.forward()));
           ExpectClose("out", found.out, expected.out, output);
         }
         for (const auto& implementation : GatedActivationBackwardImplementations()) {
           SCOPED_TRACE(implementation.name);
-          Case found(5, dim, dtype, kind);
+          Case found(11, dim, dtype, kind);
           if (!implementation.accepts(found.backward()).empty()) continue;
           // In the memory of gate and up, as the feed-forward calls it.
           GatedActivationBackwardArgs args = found.backward();
           args.dgate = found.gate.matrix();
           args.dup = found.up.matrix();
-          ASSERT_OK(implementation.run(execution, args));
+          ASSERT_OK(RunOn(execution, implementation, args));
           ExpectClose("dgate", found.gate, expected.dgate, output);
           ExpectClose("dup", found.up, expected.dup, output);
           // The terms of the sum reach 9 each, whatever it cancels to.
@@ -114,32 +117,48 @@ TEST(GatedActivationTest, LargeGatesSaturate) {
     Execution execution;
     Tensor gate = Tensor::FromValues<float>({1, 4}, {-1e4f, -100.0f, 100.0f, 1e4f});
     Tensor up = Tensor::FromValues<float>({1, 4}, {2.0f, 2.0f, 2.0f, 2.0f});
-    Tensor out = Tensor::OnHost(DType::kF32, {1, 4});
-    ASSERT_OK(GatedActivationForward(
-        execution, {.gate = gate.matrix(), .up = up.matrix(), .out = out.matrix()}));
-    EXPECT_NEAR(out.data<float>()[0], 0, 1e-30);
-    EXPECT_NEAR(out.data<float>()[1], 0, 1e-30);
-    EXPECT_EQ(out.data<float>()[2], 200.0f);
-    EXPECT_EQ(out.data<float>()[3], 2e4f);
+    for (const auto& implementation : GatedActivationForwardImplementations()) {
+      SCOPED_TRACE(implementation.name);
+      Tensor out = Tensor::OnHost(DType::kF32, {1, 4});
+      const GatedActivationForwardArgs args = {
+          .gate = gate.matrix(), .up = up.matrix(), .out = out.matrix()};
+      ASSERT_OK(RunOn(execution, implementation, args));
+      EXPECT_NEAR(out.data<float>()[0], 0, 1e-30);
+      EXPECT_NEAR(out.data<float>()[1], 0, 1e-30);
+      EXPECT_EQ(out.data<float>()[2], 200.0f);
+      EXPECT_EQ(out.data<float>()[3], 2e4f);
+    }
   });
 }
 
-// gate and up are the halves of one projection's output, rows apart by its full width.
+// gate, up and out lie beside each other, rows apart by the full width; between them is what nobody
+// may touch. A width of 37 leaves part of a vector, a place of 49 aligns no row.
 TEST(GatedActivationTest, TakesColumnsOfAWiderMatrix) {
   Execution execution;
-  Case whole(3, 40, DType::kF32);
-  Tensor joined = Tensor::OnHost(DType::kF32, {3, 80});
-  for (int64_t row = 0; row < 3; ++row) {
-    std::copy_n(whole.gate.data<float>() + row * 40, 40, joined.data<float>() + row * 80);
-    std::copy_n(whole.up.data<float>() + row * 40, 40, joined.data<float>() + row * 80 + 40);
+  for (const auto& [dim, place] : {std::pair<int64_t, int64_t>{40, 48}, {37, 48}, {37, 49}}) {
+    for (const auto& implementation : GatedActivationForwardImplementations()) {
+      SCOPED_TRACE(testing::Message() << implementation.name << " " << dim << " at " << place);
+      Case whole(9, dim, DType::kF32);
+      ASSERT_OK(RunOn(execution, implementation, whole.forward()));
+      Tensor joined = UniformTensor({9, 3 * place}, 6, DType::kF32);
+      Tensor expected = joined.Clone();
+      for (int64_t row = 0; row < 9; ++row) {
+        for (Tensor* tensor : {&joined, &expected}) {
+          float* to = tensor->data<float>() + row * 3 * place;
+          std::copy_n(whole.gate.data<float>() + row * dim, dim, to);
+          std::copy_n(whole.up.data<float>() + row * dim, dim, to + place);
+        }
+        std::copy_n(whole.out.data<float>() + row * dim, dim,
+                    expected.data<float>() + (row * 3 + 2) * place);
+      }
+      ASSERT_OK(RunOn(execution, implementation,
+                      {.gate = joined.columns(0, dim),
+                       .up = joined.columns(place, dim),
+                       .row_weight = whole.WeightView(),
+                       .out = joined.columns(2 * place, dim)}));
+      ExpectSameBits("joined", joined, expected);
+    }
   }
-  Case halves(3, 40, DType::kF32);
-  GatedActivationForwardArgs args = halves.forward();
-  args.gate = joined.columns(0, 40);
-  args.up = joined.columns(40, 40);
-  ASSERT_OK(GatedActivationForward(execution, whole.forward()));
-  ASSERT_OK(GatedActivationForward(execution, args));
-  ExpectSameBits("out", halves.out, whole.out);
 }
 
 TEST(GatedActivationTest, ThreadsDoNotChangeBits) {

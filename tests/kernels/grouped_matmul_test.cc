@@ -1,8 +1,12 @@
 #include "kernels/grouped_matmul.h"
 
+#include <array>
+#include <cmath>
 #include <vector>
 
+#include "kernels/cuda/library_grouped_matmul.h"
 #include "kernels/reference/grouped_matmul.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/simd_targets.h"
@@ -23,8 +27,9 @@ struct Case {
     offsets = {0};
     for (const int32_t size : sizes) offsets.push_back(offsets.back() + size);
     const int64_t rows = offsets.back(), tokens = rows / 2 + 1;
+    row_index = Tensor::OnHost(DType::kI32, {rows});
     for (int64_t i = 0; i < rows; ++i) {
-      row_index.push_back(static_cast<int32_t>((i * 7 + 3) % tokens));
+      row_index.data<int32_t>()[i] = static_cast<int32_t>((i * 7 + 3) % tokens);
     }
     tokens_matrix = UniformTensor({tokens, k + 3}, 1, dtype);
     weights = transpose == Transpose::kNo ? UniformTensor({groups * k, n}, 2, dtype)
@@ -37,7 +42,7 @@ struct Case {
   // out = gathered tokens x weights
   GroupedMatmulArgs forward() {
     return {.a = tokens_matrix.columns(1, k),
-            .row_index = row_index.data(),
+            .row_index = row_index.data<int32_t>(),
             .offsets = offsets.data(),
             .groups = groups,
             .b = weights.matrix(),
@@ -48,7 +53,7 @@ struct Case {
   GroupedWeightGradientArgs weight_gradient() {
     return {.a = dout.matrix(),
             .b = tokens_matrix.columns(1, k),
-            .row_index = row_index.data(),
+            .row_index = row_index.data<int32_t>(),
             .offsets = offsets.data(),
             .groups = groups,
             .c = dweights.columns(1, k)};
@@ -56,8 +61,8 @@ struct Case {
 
   int64_t groups, k, n;
   Transpose transpose_b;
-  std::vector<int32_t> offsets, row_index;
-  Tensor tokens_matrix, weights, out, dout, dweights;
+  std::vector<int32_t> offsets;
+  Tensor row_index, tokens_matrix, weights, out, dout, dweights;
 };
 
 const std::vector<std::vector<int32_t>>& GroupSizes() {
@@ -69,13 +74,15 @@ const std::vector<std::vector<int32_t>>& GroupSizes() {
 // A sum of `terms` products of magnitude at most 1, one addend, and one rounding of the result.
 double Bound(double terms, DType output) {
   terms += 1;
-  return terms * terms * RoundingError(DType::kF32) +
+  return terms * terms * RoundingError(StatisticsDType(output)) +
          (output == DType::kBf16 ? 2 * terms * RoundingError(output) : 0);
 }
 
-void ExpectImplementationsAgree() {
+void ExpectImplementationsAgree(DeviceKind device) {
   Execution execution({.num_threads = 2});
   for (const auto& sizes : GroupSizes()) {
+    // Slow where a device is emulated; TilesAgreeWithTheReference has groups of several tiles.
+    if (device == DeviceKind::kCuda && sizes.front() > 500) continue;
     for (const auto& [k, n] : {std::pair<int64_t, int64_t>{1, 1}, {40, 19}, {9, 70}}) {
       for (const auto& [dtype, output] : {std::pair{DType::kF32, DType::kF32},
                                           {DType::kBf16, DType::kBf16},
@@ -96,21 +103,24 @@ void ExpectImplementationsAgree() {
             ASSERT_OK(reference::GroupedMatmul(execution, forward));
             ASSERT_OK(reference::GroupedWeightGradient(execution, gradient));
             for (const auto& implementation : GroupedMatmulImplementations()) {
+              if (implementation.device != device) continue;
               SCOPED_TRACE(implementation.name);
               Case found = make();
               forward.c = found.forward().c;
               if (!implementation.accepts(forward).empty()) continue;
-              ASSERT_OK(implementation.run(execution, forward));
+              ASSERT_OK(RunOn(execution, implementation, forward));
               ExpectClose("out", found.out, expected.out, 0, Bound(static_cast<double>(k), output));
             }
             for (const auto& implementation : GroupedWeightGradientImplementations()) {
+              if (implementation.device != device) continue;
               SCOPED_TRACE(implementation.name);
               Case found = make();
               gradient.c = found.weight_gradient().c;
               if (!implementation.accepts(gradient).empty()) continue;
-              ASSERT_OK(implementation.run(execution, gradient));
-              ExpectClose("dweights", found.dweights, expected.dweights, 0,
-                          Bound(static_cast<double>(expected.offsets.back()), DType::kF32));
+              ASSERT_OK(RunOn(execution, implementation, gradient));
+              ExpectClose(
+                  "dweights", found.dweights, expected.dweights, 0,
+                  Bound(static_cast<double>(expected.offsets.back()), expected.dweights.dtype()));
             }
           }
         }
@@ -120,7 +130,117 @@ void ExpectImplementationsAgree() {
 }
 
 TEST(GroupedMatmulTest, ImplementationsAgreeWithTheReference) {
-  ForEachSimdTarget(ExpectImplementationsAgree);
+  ForEachSimdTarget([] { ExpectImplementationsAgree(DeviceKind::kCpu); });
+  ExpectImplementationsAgree(DeviceKind::kCuda);
+}
+
+// Tiles of a device: groups that end inside of one, at its end and behind it, inner sizes that do
+// not, and rows that are read 16 bytes at once or (from the second column on) are not.
+TEST(GroupedMatmulTest, TilesAgreeWithTheReference) {
+  Execution execution({.num_threads = 2});
+  for (const auto& [dtype, output] : {std::pair{DType::kBf16, DType::kBf16},
+                                      {DType::kBf16, DType::kF32},
+                                      {DType::kF32, DType::kF32},
+                                      {DType::kF64, DType::kF64}}) {
+    for (const Transpose transpose : {Transpose::kNo, Transpose::kYes}) {
+      for (const auto& [k, n, begin] :
+           {std::array<int64_t, 3>{72, 136, 0}, {80, 20, 1}, {35, 131, 0}}) {
+        const std::vector<int32_t> sizes = {0, 5, 128, 0, 131, 0};
+        const auto make = [&, k = k, n = n, begin = begin, dtype = dtype, output = output] {
+          Case made(sizes, k, n, transpose, dtype, output);
+          // NaN beside the columns that are read.
+          Tensor tokens = UniformTensor({made.tokens_matrix.shape()[0], (k + 15) / 8 * 8}, 1);
+          const MatrixView view = tokens.matrix();
+          for (int64_t r = 0; r < view.rows; ++r) {
+            for (int64_t c = 0; c < view.columns; ++c) {
+              if (c < begin || c >= begin + k) view.row<double>(r)[c] = std::nan("");
+            }
+          }
+          made.tokens_matrix = tokens.Converted(dtype);
+          made.out = UniformTensor({made.out.shape()[0], (n + 15) / 8 * 8}, 3, output);
+          return made;
+        };
+        Case expected = make();
+        GroupedMatmulArgs forward = expected.forward();
+        GroupedWeightGradientArgs gradient = expected.weight_gradient();
+        forward.a = gradient.b = expected.tokens_matrix.columns(begin, k);
+        forward.c = expected.out.columns(begin, n);
+        ASSERT_OK(reference::GroupedMatmul(execution, forward));
+        ASSERT_OK(reference::GroupedWeightGradient(execution, gradient));
+        for (const auto& implementation : GroupedMatmulImplementations()) {
+          SCOPED_TRACE(testing::Message() << implementation.name << " " << Name(dtype) << " " << k);
+          Case found = make();
+          forward.c = found.out.columns(begin, n);
+          if (!implementation.accepts(forward).empty()) continue;
+          ASSERT_OK(RunOn(execution, implementation, forward));
+          ExpectClose("out", found.out, expected.out, 0, Bound(static_cast<double>(k), output));
+        }
+        for (const auto& implementation : GroupedWeightGradientImplementations()) {
+          SCOPED_TRACE(testing::Message() << implementation.name << " " << Name(dtype) << " " << k);
+          Case found = make();
+          gradient.c = found.weight_gradient().c;
+          if (!implementation.accepts(gradient).empty()) continue;
+          ASSERT_OK(RunOn(execution, implementation, gradient));
+          ExpectClose("dweights", found.dweights, expected.dweights, 0,
+                      Bound(131, expected.dweights.dtype()));
+        }
+      }
+    }
+  }
+}
+
+// What serves coarse groups on a device, on small ones; the first group takes two pieces of
+// gathered rows.
+TEST(GroupedMatmulTest, ProductsByGroupAgreeWithTheReference) {
+  Execution* cuda = CudaExecution();
+  if (cuda == nullptr) GTEST_SKIP() << "no device";
+  Execution execution;
+  const std::vector<int32_t> sizes = {8200, 0, 3};
+  for (const auto& [dtype, output] :
+       {std::pair{DType::kBf16, DType::kF32}, {DType::kF64, DType::kF64}}) {
+    for (const bool gathered : {true, false}) {
+      Case expected(sizes, 3, 5, Transpose::kYes, dtype, output);
+      Case found(sizes, 3, 5, Transpose::kYes, dtype, output);
+      if (!gathered) {
+        expected.tokens_matrix = found.tokens_matrix = UniformTensor({8203, 6}, 1, dtype);
+      }
+      const auto forward = [&](Case& c) {
+        GroupedMatmulArgs args = c.forward();
+        if (!gathered) args.row_index = nullptr;
+        return args;
+      };
+      const auto gradient = [&](Case& c) {
+        GroupedWeightGradientArgs args = c.weight_gradient();
+        if (!gathered) args.row_index = nullptr;
+        return args;
+      };
+      ASSERT_OK(reference::GroupedMatmul(execution, forward(expected)));
+      ASSERT_OK(reference::GroupedWeightGradient(execution, gradient(expected)));
+      ASSERT_OK(cuda::LibraryGroupedMatmul(*cuda, forward(found)));
+      ASSERT_OK(cuda::LibraryGroupedWeightGradient(*cuda, gradient(found)));
+      ASSERT_OK(cuda->compute().Synchronize());
+      ExpectClose("out", found.out, expected.out, 0, Bound(3, output));
+      // 8200 additions to partial sums that stay below 100; a lost piece changes sums by about 1.
+      ExpectClose("dweights", found.dweights, expected.dweights, 0,
+                  8200 * 100 * RoundingError(output));
+    }
+  }
+}
+
+TEST(GroupedMatmulTest, TheLibraryServesCoarseGroupsAlone) {
+  const std::vector<int32_t> offsets = {0, 256, 512};
+  std::vector<int32_t> data(1);
+  const auto args = [&](int64_t rows, int64_t n) {
+    return GroupedMatmulArgs{.a = {data.data(), DType::kBf16, rows, 4096, 4096},
+                             .offsets = offsets.data(),
+                             .groups = 2,
+                             .b = {data.data(), DType::kBf16, 2 * 4096, n, n},
+                             .c = {data.data(), DType::kBf16, rows, n, n}};
+  };
+  EXPECT_EQ(cuda::AcceptsLibraryGroupedMatmul(args(512, 2048)), "");
+  EXPECT_EQ(cuda::AcceptsLibraryGroupedMatmul(args(511, 2048)),
+            "511 rows in 2 groups, fewer than 256 a group");
+  EXPECT_EQ(cuda::AcceptsLibraryGroupedMatmul(args(512, 2047)), "8384512 weights a group");
 }
 
 TEST(GroupedMatmulTest, ThreadsDoNotChangeBits) {
@@ -142,18 +262,28 @@ TEST(GroupedMatmulTest, ThreadsDoNotChangeBits) {
 // generation rely on it.
 TEST(GroupedMatmulTest, RowsDoNotDependOnTheirGroup) {
   Execution execution({.num_threads = 2});
-  for (const DType dtype : {DType::kBf16, DType::kF32}) {
-    Case among({40, 130}, 300, 70, Transpose::kYes, dtype, dtype);
-    ASSERT_OK(GroupedMatmul(execution, among.forward()));
-    Case alone({1, 1}, 300, 70, Transpose::kYes, dtype, dtype);
-    alone.tokens_matrix = among.tokens_matrix;
-    alone.row_index = {among.row_index[17], among.row_index[162]};
-    ASSERT_OK(GroupedMatmul(execution, alone.forward()));
-    const auto row = [](const Tensor& out, int64_t r) {
-      return out.Converted(DType::kF32).Slice(r, r + 1).Reshape({72}).Slice(1, 71);
-    };
-    ExpectSameBits("first group", row(alone.out, 0), row(among.out, 17));
-    ExpectSameBits("second group", row(alone.out, 1), row(among.out, 162));
+  const auto run = [&](DeviceKind device, const GroupedMatmulArgs& args) {
+    if (device == DeviceKind::kCpu) return GroupedMatmul(execution, args);
+    return RunOn(execution, GroupedMatmulImplementations().back(), args);
+  };
+  ASSERT_EQ(GroupedMatmulImplementations().back().name, "cuda");
+  for (const DeviceKind device : {DeviceKind::kCpu, DeviceKind::kCuda}) {
+    for (const DType dtype : {DType::kBf16, DType::kF32}) {
+      SCOPED_TRACE(testing::Message()
+                   << Name(dtype) << (device == DeviceKind::kCuda ? " cuda" : ""));
+      Case among({40, 130}, 300, 70, Transpose::kYes, dtype, dtype);
+      ASSERT_OK(run(device, among.forward()));
+      Case alone({1, 1}, 300, 70, Transpose::kYes, dtype, dtype);
+      alone.tokens_matrix = among.tokens_matrix;
+      alone.row_index = Tensor::FromValues<int32_t>(
+          {2}, {among.row_index.data<int32_t>()[17], among.row_index.data<int32_t>()[162]});
+      ASSERT_OK(run(device, alone.forward()));
+      const auto row = [](const Tensor& out, int64_t r) {
+        return out.Converted(DType::kF32).Slice(r, r + 1).Reshape({72}).Slice(1, 71);
+      };
+      ExpectSameBits("first group", row(alone.out, 0), row(among.out, 17));
+      ExpectSameBits("second group", row(alone.out, 1), row(among.out, 162));
+    }
   }
 }
 
@@ -204,7 +334,7 @@ TEST(GroupedMatmulTest, RejectsOffsetsThatDoNotCoverTheRows) {
 TEST(GroupedMatmulTest, RejectsAGatheredRowThatIsNotThere) {
   Execution execution;
   Case c({2, 3}, 4, 3, Transpose::kNo, DType::kF32, DType::kF32);
-  c.row_index[4] = 3;
+  c.row_index.data<int32_t>()[4] = 3;
   for (const absl::Status& status : {GroupedMatmul(execution, c.forward()),
                                      GroupedWeightGradient(execution, c.weight_gradient())}) {
     EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument,

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/reference/matmul.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/simd_targets.h"
@@ -60,21 +61,21 @@ struct Case {
 // Every element is at most 1 in magnitude, so that a sum of k products, one bias and one addend
 // errs by at most (k + 2) roundings of k + 2; then the result is rounded once, to either side of a
 // tie.
-double Bound(int64_t k, DType c) {
+double Bound(int64_t k, DType c, DType sum = DType::kF32) {
   const auto terms = static_cast<double>(k + 2);
-  return terms * terms * RoundingError(DType::kF32) +
+  return terms * terms * RoundingError(sum) +
          (c == DType::kBf16 ? 2 * terms * RoundingError(c) : 0);
 }
 
 void ExpectImplementationsAgree() {
   Execution execution({.num_threads = 2});
-  constexpr DTypes kDTypes[] = {{DType::kF32, DType::kF32, DType::kF32},
-                                {DType::kBf16, DType::kBf16, DType::kBf16},
-                                {DType::kBf16, DType::kBf16, DType::kF32},
-                                {DType::kBf16, DType::kF32, DType::kF32},
-                                {DType::kF32, DType::kBf16, DType::kBf16}};
-  constexpr int64_t kSizes[][3] = {{1, 1, 1},  {1, 40, 70},  {3, 7, 0},   {5, 7, 3},
-                                   {14, 3, 9}, {33, 65, 47}, {50, 9, 600}};
+  constexpr DTypes kDTypes[] = {
+      {DType::kF32, DType::kF32, DType::kF32},   {DType::kBf16, DType::kBf16, DType::kBf16},
+      {DType::kBf16, DType::kBf16, DType::kF32}, {DType::kBf16, DType::kF32, DType::kF32},
+      {DType::kF32, DType::kBf16, DType::kBf16}, {DType::kF64, DType::kF64, DType::kF64},
+      {DType::kF64, DType::kBf16, DType::kF32},  {DType::kBf16, DType::kBf16, DType::kF64}};
+  constexpr int64_t kSizes[][3] = {{1, 1, 1},  {1, 40, 70},  {3, 7, 0},    {5, 7, 3},
+                                   {14, 3, 9}, {33, 65, 47}, {50, 9, 600}, {3, 1100, 5}};
   for (const auto& [m, n, k] : kSizes) {
     for (const DTypes& dtypes : kDTypes) {
       for (const Transpose transpose_a : {Transpose::kNo, Transpose::kYes}) {
@@ -84,7 +85,8 @@ void ExpectImplementationsAgree() {
           ASSERT_OK(reference::Matmul(execution, plain.args()));
           ASSERT_OK(reference::Matmul(execution, biased.biased()));
           ASSERT_OK(reference::Matmul(execution, accumulated.accumulating()));
-          const double bound = Bound(k, dtypes.c);
+          const bool wide = dtypes.a == DType::kF64 && dtypes.c == DType::kF64;
+          const double bound = Bound(k, dtypes.c, wide ? DType::kF64 : DType::kF32);
           for (const auto& implementation : MatmulImplementations()) {
             SCOPED_TRACE(testing::Message()
                          << implementation.name << " " << m << " " << n << " " << k << " "
@@ -93,17 +95,17 @@ void ExpectImplementationsAgree() {
                          << (transpose_b == Transpose::kYes));
             Case found = make();
             if (implementation.accepts(found.args()).empty()) {
-              ASSERT_OK(implementation.run(execution, found.args()));
+              ASSERT_OK(RunOn(execution, implementation, found.args()));
               ExpectClose("c", found.c, plain.c, 0, bound);
             }
             found = make();
             if (implementation.accepts(found.biased()).empty()) {
-              ASSERT_OK(implementation.run(execution, found.biased()));
+              ASSERT_OK(RunOn(execution, implementation, found.biased()));
               ExpectClose("c with bias", found.c, biased.c, 0, bound);
             }
             found = make();
-            if (dtypes.c == DType::kF32 && implementation.accepts(found.accumulating()).empty()) {
-              ASSERT_OK(implementation.run(execution, found.accumulating()));
+            if (dtypes.c != DType::kBf16 && implementation.accepts(found.accumulating()).empty()) {
+              ASSERT_OK(RunOn(execution, implementation, found.accumulating()));
               ExpectClose("c accumulated", found.c, accumulated.c, 0, bound);
             }
           }
@@ -115,6 +117,30 @@ void ExpectImplementationsAgree() {
 
 TEST(MatmulTest, ImplementationsAgreeWithTheReference) {
   ForEachSimdTarget(ExpectImplementationsAgree);
+}
+
+// One rounding at the output, whatever the bias comes in.
+TEST(MatmulTest, BiasOfAnotherDTypeIsAddedBeforeTheRounding) {
+  Execution execution;
+  for (const auto& [dtype, c, bias] : {std::array{DType::kBf16, DType::kBf16, DType::kF32},
+                                       {DType::kBf16, DType::kF32, DType::kBf16},
+                                       {DType::kF32, DType::kF32, DType::kF64},
+                                       {DType::kF64, DType::kF64, DType::kF32}}) {
+    const auto make = [dtype = dtype, c = c, bias = bias] {
+      Case made(5, 33, 20, Transpose::kNo, Transpose::kYes, {dtype, dtype, c});
+      made.bias = UniformTensor({33}, 4, bias);
+      return made;
+    };
+    Case expected = make();
+    ASSERT_OK(reference::Matmul(execution, expected.biased()));
+    for (const auto& implementation : MatmulImplementations()) {
+      SCOPED_TRACE(testing::Message() << implementation.name << " " << Name(dtype) << Name(bias));
+      Case found = make();
+      if (!implementation.accepts(found.biased()).empty()) continue;
+      ASSERT_OK(RunOn(execution, implementation, found.biased()));
+      ExpectClose("c", found.c, expected.c, 0, Bound(20, c));
+    }
+  }
 }
 
 constexpr DTypes kBf16InAndOut = {DType::kBf16, DType::kBf16, DType::kBf16};
@@ -132,7 +158,7 @@ TEST(MatmulTest, LargeProductsAgreeWithTheReference) {
         SCOPED_TRACE(implementation.name);
         Case found(m, n, k, Transpose::kNo, Transpose::kYes, dtypes);
         if (!implementation.accepts(found.args()).empty()) continue;
-        ASSERT_OK(implementation.run(execution, found.args()));
+        ASSERT_OK(RunOn(execution, implementation, found.args()));
         ExpectClose("c", found.c, expected.c, 0, Bound(k, dtypes.c));
       }
     }

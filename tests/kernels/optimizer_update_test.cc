@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "kernels/reference/optimizer_update.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/random_tensor.h"
 #include "tests/support/simd_targets.h"
 #include "tests/support/status_matchers.h"
@@ -80,7 +81,7 @@ void ExpectFollowsThePaper(const Implementation<AdamWUpdateArgs>& implementation
     const Tensor gradient = c.gradient.Converted(DType::kF64);
     for (int64_t i = 0; i < elements; ++i)
       gradients[i].push_back(gradient_scale * gradient.data<double>()[i]);
-    ASSERT_OK(implementation.run(execution, c.args(step, weight_decay, gradient_scale)));
+    ASSERT_OK(RunOn(execution, implementation, c.args(step, weight_decay, gradient_scale)));
   }
   Tensor expected = Tensor::OnHost(DType::kF64, {elements});
   for (int64_t i = 0; i < elements; ++i)
@@ -109,25 +110,28 @@ TEST(AdamWUpdateTest, TwentyStepsFollowThePaper) {
 // One step, every array, odd lengths and every dtype of the copy.
 void ExpectAdamWAgrees() {
   Execution execution({.num_threads = 2});
-  for (const DType compute_dtype : {DType::kBf16, DType::kF32}) {
+  for (const auto& [dtype, compute_dtype] : {std::pair{DType::kF32, DType::kBf16},
+                                             {DType::kF32, DType::kF32},
+                                             {DType::kF64, DType::kBf16},
+                                             {DType::kF64, DType::kF64}}) {
     for (const int64_t elements : {1, 7, 64, 129, 20001}) {
-      Case expected(elements, DType::kF32, compute_dtype);
+      Case expected(elements, dtype, compute_dtype);
       ASSERT_OK(reference::AdamWUpdate(execution, expected.args(1)));
       ASSERT_OK(reference::AdamWUpdate(execution, expected.args(2)));
       for (const auto& implementation : AdamWUpdateImplementations()) {
         SCOPED_TRACE(implementation.name);
-        Case found(elements, DType::kF32, compute_dtype);
+        Case found(elements, dtype, compute_dtype);
         if (!implementation.accepts(found.args(1)).empty()) continue;
-        ASSERT_OK(implementation.run(execution, found.args(1)));
-        ASSERT_OK(implementation.run(execution, found.args(2)));
-        const double f32 = RoundingError(DType::kF32);
-        ExpectClose("parameter", found.parameter, expected.parameter, 8 * f32);
-        ExpectClose("first_moment", found.first_moment, expected.first_moment, 8 * f32);
-        ExpectClose("second_moment", found.second_moment, expected.second_moment, 8 * f32);
+        ASSERT_OK(RunOn(execution, implementation, found.args(1)));
+        ASSERT_OK(RunOn(execution, implementation, found.args(2)));
+        const double unit = RoundingError(dtype);
+        ExpectClose("parameter", found.parameter, expected.parameter, 8 * unit);
+        ExpectClose("first_moment", found.first_moment, expected.first_moment, 8 * unit);
+        ExpectClose("second_moment", found.second_moment, expected.second_moment, 8 * unit);
         ExpectSameBits("compute", found.compute, found.parameter.Converted(compute_dtype));
         AdamWUpdateArgs without_copy = found.args(3);
         without_copy.compute = {};
-        ASSERT_OK(implementation.run(execution, without_copy));
+        ASSERT_OK(RunOn(execution, implementation, without_copy));
       }
     }
   }
@@ -141,15 +145,18 @@ TEST(AdamWUpdateTest, CopyRoundsToNearestEven) {
   ForEachSimdTarget([] {
     Execution execution;
     // Without gradient and decay the parameter stays. Ties lie half way between two bf16 values.
-    Case c(16, DType::kF32, DType::kBf16);
     const float values[] = {1.0f,       0x1.01p0f,  0x1.03p0f,     0x1.02p0f,
                             -0x1.01p0f, -0x1.03p0f, 0x1.010002p0f, 0x1.00fffep0f};
-    for (int64_t i = 0; i < 16; ++i) c.parameter.data<float>()[i] = values[i % 8];
-    c.gradient.FillZero();
-    ASSERT_OK(AdamWUpdate(execution, c.args(1, /*weight_decay=*/0)));
     const float expected[] = {1.0f, 1.0f, 0x1.04p0f, 0x1.02p0f, -1.0f, -0x1.04p0f, 0x1.02p0f, 1.0f};
-    const Tensor copy = c.compute.Converted(DType::kF32);
-    for (int64_t i = 0; i < 16; ++i) EXPECT_EQ(copy.data<float>()[i], expected[i % 8]) << i;
+    for (const auto& implementation : AdamWUpdateImplementations()) {
+      SCOPED_TRACE(implementation.name);
+      Case c(16, DType::kF32, DType::kBf16);
+      for (int64_t i = 0; i < 16; ++i) c.parameter.data<float>()[i] = values[i % 8];
+      c.gradient.FillZero();
+      ASSERT_OK(RunOn(execution, implementation, c.args(1, /*weight_decay=*/0)));
+      const Tensor copy = c.compute.Converted(DType::kF32);
+      for (int64_t i = 0; i < 16; ++i) EXPECT_EQ(copy.data<float>()[i], expected[i % 8]) << i;
+    }
   });
 }
 
@@ -165,28 +172,40 @@ TEST(AdamWUpdateTest, ThreadsDoNotChangeBits) {
 }
 
 // A shard may begin anywhere in the flat array: an element's update must not depend on its place.
+// The arrays need not begin at the same place of a vector either: the second moment's parts do not.
+void ExpectPlaceDoesNotChangeBits(const Implementation<AdamWUpdateArgs>& implementation,
+                                  int64_t second_moment_offset) {
+  Execution execution;
+  Case whole(1000, DType::kF32, DType::kBf16), parts(1000, DType::kF32, DType::kBf16);
+  Tensor moved = Tensor::OnHost(DType::kF32, {1000 + second_moment_offset});
+  ASSERT_OK(RunOn(execution, implementation, whole.args(1)));
+  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 13}, {13, 14}, {14, 1000}}) {
+    AdamWUpdateArgs args = parts.args(1);
+    Tensor parameter = parts.parameter.Slice(begin, end);
+    Tensor gradient = parts.gradient.Slice(begin, end);
+    Tensor first_moment = parts.first_moment.Slice(begin, end);
+    Tensor second_moment = moved.Slice(begin + second_moment_offset, end + second_moment_offset);
+    Tensor compute = parts.compute.Slice(begin, end);
+    args.parameter = parameter.vector();
+    args.gradient = gradient.vector();
+    args.first_moment = first_moment.vector();
+    args.second_moment = second_moment.vector();
+    args.compute = compute.vector();
+    ASSERT_OK(RunOn(execution, implementation, args));
+  }
+  ExpectSameBits("parameter", parts.parameter, whole.parameter);
+  ExpectSameBits("second_moment", moved.Slice(second_moment_offset, 1000 + second_moment_offset),
+                 whole.second_moment);
+  ExpectSameBits("compute", parts.compute, whole.compute);
+}
+
 TEST(AdamWUpdateTest, PlaceInTheArrayDoesNotChangeBits) {
   ForEachSimdTarget([] {
-    Execution execution;
-    Case whole(1000, DType::kF32, DType::kBf16), parts(1000, DType::kF32, DType::kBf16);
-    ASSERT_OK(AdamWUpdate(execution, whole.args(1)));
-    for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 13}, {13, 1000}}) {
-      AdamWUpdateArgs args = parts.args(1);
-      Tensor parameter = parts.parameter.Slice(begin, end);
-      Tensor gradient = parts.gradient.Slice(begin, end);
-      Tensor first_moment = parts.first_moment.Slice(begin, end);
-      Tensor second_moment = parts.second_moment.Slice(begin, end);
-      Tensor compute = parts.compute.Slice(begin, end);
-      args.parameter = parameter.vector();
-      args.gradient = gradient.vector();
-      args.first_moment = first_moment.vector();
-      args.second_moment = second_moment.vector();
-      args.compute = compute.vector();
-      ASSERT_OK(AdamWUpdate(execution, args));
+    for (const auto& implementation : AdamWUpdateImplementations()) {
+      SCOPED_TRACE(implementation.name);
+      ExpectPlaceDoesNotChangeBits(implementation, 0);
+      ExpectPlaceDoesNotChangeBits(implementation, 1);
     }
-    ExpectSameBits("parameter", parts.parameter, whole.parameter);
-    ExpectSameBits("second_moment", parts.second_moment, whole.second_moment);
-    ExpectSameBits("compute", parts.compute, whole.compute);
   });
 }
 
@@ -206,63 +225,74 @@ TEST(AdamWUpdateTest, RejectsBadArguments) {
       StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("gradient: expected width 8, got 7")));
 }
 
-Tensor TileSums(Execution& execution, const Tensor& x) {
+Tensor TileSums(Execution& execution, const Implementation<SquaredNormArgs>& implementation,
+                const Tensor& x) {
   Tensor sums = Tensor::OnHost(DType::kF64, {(x.num_elements() + 127) / 128});
-  EXPECT_OK(SquaredNorm(execution, {.x = x.vector(), .tile_sums = sums.vector()}));
+  EXPECT_OK(RunOn(execution, implementation, {.x = x.vector(), .tile_sums = sums.vector()}));
   return sums;
+}
+
+// What every implementation but those that refuse x makes of it.
+void ForEachTileSums(const Tensor& x, const std::function<void(const Tensor& sums)>& body) {
+  Execution execution({.num_threads = 2});
+  for (const auto& implementation : SquaredNormImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Tensor unused = Tensor::OnHost(DType::kF64, {(x.num_elements() + 127) / 128});
+    const SquaredNormArgs args = {.x = x.vector(), .tile_sums = unused.vector()};
+    if (implementation.accepts(args).empty()) body(TileSums(execution, implementation, x));
+  }
 }
 
 TEST(SquaredNormTest, ImplementationsAgreeWithTheReference) {
   ForEachSimdTarget([] {
     Execution execution({.num_threads = 2});
-    for (const int64_t elements : {1, 7, 64, 128, 129, 100003}) {
-      const Tensor x = UniformTensor({elements}, 1, DType::kF32);
-      const int64_t tiles = (elements + 127) / 128;
-      Tensor expected = Tensor::OnHost(DType::kF64, {tiles});
-      ASSERT_OK(
-          reference::SquaredNorm(execution, {.x = x.vector(), .tile_sums = expected.vector()}));
-      for (const auto& implementation : SquaredNormImplementations()) {
-        SCOPED_TRACE(implementation.name);
-        Tensor found = Tensor::OnHost(DType::kF64, {tiles});
-        const SquaredNormArgs args = {.x = x.vector(), .tile_sums = found.vector()};
-        if (!implementation.accepts(args).empty()) continue;
-        ASSERT_OK(implementation.run(execution, args));
-        for (int64_t i = 0; i < tiles; ++i) {
-          // Positive terms: one rounding a term, both ways.
-          const double exact = expected.data<double>()[i];
-          EXPECT_NEAR(found.data<double>()[i], exact, 2 * 0x1.0p-53 * 128 * exact);
-        }
+    for (const DType dtype : {DType::kF32, DType::kF64}) {
+      for (const int64_t elements : {1, 7, 64, 128, 129, 100003}) {
+        const Tensor x = UniformTensor({elements}, 1, dtype);
+        const int64_t tiles = (elements + 127) / 128;
+        Tensor expected = Tensor::OnHost(DType::kF64, {tiles});
+        ASSERT_OK(
+            reference::SquaredNorm(execution, {.x = x.vector(), .tile_sums = expected.vector()}));
+        ForEachTileSums(x, [&](const Tensor& found) {
+          for (int64_t i = 0; i < tiles; ++i) {
+            // Positive terms: one rounding a term, both ways.
+            const double exact = expected.data<double>()[i];
+            EXPECT_NEAR(found.data<double>()[i], exact, 2 * 0x1.0p-53 * 128 * exact);
+          }
+        });
       }
     }
   });
 }
 
+// Nor does the place in memory of the first element.
 TEST(SquaredNormTest, NeitherThreadsNorCutsChangeBits) {
   const Tensor x = UniformTensor({200003}, 1, DType::kF32);
+  Tensor moved = Tensor::OnHost(DType::kF32, {200004});
+  std::copy_n(x.data<float>(), 200003, moved.data<float>() + 1);
   Execution one({.num_threads = 1}), three({.num_threads = 3});
-  const Tensor a = TileSums(one, x);
-  const Tensor b = TileSums(three, x);
-  const Tensor tail = TileSums(one, x.Flat(1000 * 128, {200003 - 1000 * 128}));
-  for (int64_t i = 0; i < a.num_elements(); ++i) {
-    EXPECT_EQ(a.data<double>()[i], b.data<double>()[i]);
-    if (i >= 1000) {
-      EXPECT_EQ(a.data<double>()[i], tail.data<double>()[i - 1000]);
-    }
+  for (const auto& implementation : SquaredNormImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    const Tensor a = TileSums(one, implementation, x);
+    ExpectSameBits("threads", TileSums(three, implementation, x), a);
+    const Tensor tail = TileSums(one, implementation, x.Flat(1000 * 128, {200003 - 1000 * 128}));
+    ExpectSameBits("cut", tail, a.Slice(1000, a.num_elements()));
+    ExpectSameBits("moved", TileSums(one, implementation, moved.Slice(1, 200004)), a);
   }
 }
 
 TEST(SquaredNormTest, NumbersThatAreNotFinitePropagate) {
   ForEachSimdTarget([] {
-    Execution execution;
     for (const float bad :
          {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
           std::numeric_limits<float>::quiet_NaN()}) {
       for (const int64_t position : {0, 70000, 99999}) {
         Tensor x = UniformTensor({100000}, 1, DType::kF32);
         x.data<float>()[position] = bad;
-        const Tensor sums = TileSums(execution, x);
-        EXPECT_FALSE(std::isfinite(sums.data<double>()[position / 128]))
-            << bad << " at " << position;
+        ForEachTileSums(x, [&](const Tensor& sums) {
+          EXPECT_FALSE(std::isfinite(sums.data<double>()[position / 128]))
+              << bad << " at " << position;
+        });
       }
     }
   });
@@ -271,10 +301,8 @@ TEST(SquaredNormTest, NumbersThatAreNotFinitePropagate) {
 // f32 squares would overflow.
 TEST(SquaredNormTest, LargeFiniteNumbersStayFinite) {
   ForEachSimdTarget([] {
-    Execution execution;
     const Tensor x = Tensor::FromValues<float>({2}, {1e30f, 1e30f});
-    const double sum = TileSums(execution, x).data<double>()[0];
-    EXPECT_NEAR(sum, 2e60, 1e54);
+    ForEachTileSums(x, [](const Tensor& sums) { EXPECT_NEAR(sums.data<double>()[0], 2e60, 1e54); });
   });
 }
 

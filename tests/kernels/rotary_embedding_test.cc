@@ -3,8 +3,10 @@
 #include <vector>
 
 #include "kernels/reference/rotary_embedding.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/finite_differences.h"
 #include "tests/support/random_tensor.h"
+#include "tests/support/reachable_vector.h"
 #include "tests/support/simd_targets.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/tensor_matchers.h"
@@ -15,8 +17,8 @@ namespace {
 using ::testing::HasSubstr;
 
 // Documents of 3, 1 and the remaining tokens: positions restart at each.
-std::vector<int32_t> PackedPositions(int64_t tokens) {
-  std::vector<int32_t> positions;
+ReachableVector<int32_t> PackedPositions(int64_t tokens) {
+  ReachableVector<int32_t> positions;
   for (int32_t t = 0; t < tokens; ++t) positions.push_back(t < 3 ? t : t < 4 ? 0 : t - 4);
   return positions;
 }
@@ -39,7 +41,7 @@ struct Case {
 
   int64_t heads, head_dim;
   Tensor x;
-  std::vector<int32_t> positions;
+  ReachableVector<int32_t> positions;
 };
 
 TEST(RotaryEmbeddingTest, ReferenceRotatesPairsHalfAHeadApart) {
@@ -76,7 +78,7 @@ TEST(RotaryEmbeddingTest, BackwardUndoesForwardAndNormsStay) {
     SCOPED_TRACE(implementation.name);
     Case c(9, 3, 10, DType::kF32);
     const Tensor before = c.x.Clone();
-    ASSERT_OK(implementation.run(execution, c.args(RotaryDirection::kForward)));
+    ASSERT_OK(RunOn(execution, implementation, c.args(RotaryDirection::kForward)));
     double norm_before = 0, norm_after = 0;
     for (int64_t i = 0; i < c.x.num_elements(); ++i) {
       norm_before += std::pow(before.data<float>()[i], 2);
@@ -84,7 +86,7 @@ TEST(RotaryEmbeddingTest, BackwardUndoesForwardAndNormsStay) {
     }
     // Three f32 roundings an element, each at most 2^-24 of values below sqrt(2).
     EXPECT_NEAR(norm_after, norm_before, 8 * RoundingError(DType::kF32) * norm_before);
-    ASSERT_OK(implementation.run(execution, c.args(RotaryDirection::kBackward)));
+    ASSERT_OK(RunOn(execution, implementation, c.args(RotaryDirection::kBackward)));
     ExpectClose("x", c.x, before, 16 * RoundingError(DType::kF32));
   }
 }
@@ -100,7 +102,7 @@ TEST(RotaryEmbeddingTest, PositionsRestartWithEachDocument) {
 
 void ExpectImplementationsAgree() {
   Execution execution({.num_threads = 2});
-  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+  for (const DType dtype : {DType::kBf16, DType::kF32, DType::kF64}) {
     for (const int64_t head_dim : {2, 8, 20, 64, 130}) {
       for (const auto direction : {RotaryDirection::kForward, RotaryDirection::kBackward}) {
         Case expected(37, 3, head_dim, dtype);
@@ -111,10 +113,11 @@ void ExpectImplementationsAgree() {
           Case found(37, 3, head_dim, dtype);
           found.positions[36] = 4095;
           if (!implementation.accepts(found.args(direction)).empty()) continue;
-          ASSERT_OK(implementation.run(execution, found.args(direction)));
-          // Two products, a sum and the two table entries, each rounded to f32; then the output.
+          ASSERT_OK(RunOn(execution, implementation, found.args(direction)));
+          // Two products, a sum and the two table entries, each rounded to f32 (f64 beside f64);
+          // then the output.
           ExpectClose("x", found.x, expected.x,
-                      2 * RoundingError(dtype) + 8 * RoundingError(DType::kF32));
+                      2 * RoundingError(dtype) + 8 * RoundingError(StatisticsDType(dtype)));
         }
       }
     }
@@ -135,23 +138,57 @@ TEST(RotaryEmbeddingTest, ThreadsAndEarlierCallsDoNotChangeBits) {
   ExpectSameBits("x", a.x, b.x);
 }
 
+// Columns 8 to 23 are aligned, 9 to 24 are not; nothing beside them is touched.
 TEST(RotaryEmbeddingTest, RotatesColumnsOfAWiderMatrix) {
   Execution execution;
-  Case alone(5, 2, 8, DType::kF32);
-  Tensor wide = UniformTensor({5, 40}, 3, DType::kF32);
-  const Tensor before = wide.Clone();
-  for (int64_t t = 0; t < 5; ++t)
-    std::copy_n(wide.data<float>() + t * 40 + 8, 16, alone.x.data<float>() + t * 16);
-  RotaryEmbeddingArgs args = alone.args(RotaryDirection::kForward);
-  args.x = wide.columns(8, 16);
-  ASSERT_OK(RotaryEmbedding(execution, args));
-  ASSERT_OK(RotaryEmbedding(execution, alone.args(RotaryDirection::kForward)));
-  for (int64_t t = 0; t < 5; ++t) {
-    for (int64_t i = 0; i < 40; ++i) {
-      const bool inside = i >= 8 && i < 24;
-      EXPECT_EQ(wide.data<float>()[t * 40 + i],
-                inside ? alone.x.data<float>()[t * 16 + i - 8] : before.data<float>()[t * 40 + i]);
+  for (const int64_t begin : {8, 9}) {
+    for (const auto& implementation : RotaryEmbeddingImplementations()) {
+      SCOPED_TRACE(testing::Message() << implementation.name << " from " << begin);
+      Case alone(5, 2, 8, DType::kF32);
+      Tensor wide = UniformTensor({5, 40}, 3, DType::kF32);
+      Tensor expected = wide.Clone();
+      for (int64_t t = 0; t < 5; ++t)
+        std::copy_n(wide.data<float>() + t * 40 + begin, 16, alone.x.data<float>() + t * 16);
+      RotaryEmbeddingArgs args = alone.args(RotaryDirection::kForward);
+      args.x = wide.columns(begin, 16);
+      ASSERT_OK(RunOn(execution, implementation, args));
+      ASSERT_OK(RunOn(execution, implementation, alone.args(RotaryDirection::kForward)));
+      for (int64_t t = 0; t < 5; ++t)
+        std::copy_n(alone.x.data<float>() + t * 16, 16, expected.data<float>() + t * 40 + begin);
+      ExpectSameBits("wide", wide, expected);
     }
+  }
+}
+
+// Enough tokens that a device's thread takes two of a token's three heads, and another the third.
+TEST(RotaryEmbeddingTest, ManyTokensAgreeWithTheReference) {
+  Execution execution({.num_threads = 2});
+  Case expected(1200, 3, 254, DType::kBf16);
+  ASSERT_OK(reference::RotaryEmbedding(execution, expected.args(RotaryDirection::kForward)));
+  for (const auto& implementation : RotaryEmbeddingImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case found(1200, 3, 254, DType::kBf16);
+    ASSERT_OK(RunOn(execution, implementation, found.args(RotaryDirection::kForward)));
+    ExpectClose("x", found.x, expected.x,
+                2 * RoundingError(DType::kBf16) + 8 * RoundingError(DType::kF32));
+  }
+}
+
+// f32 would not tell the angles of a millionth position from their neighbours'. All four quadrants.
+TEST(RotaryEmbeddingTest, FarPositionsKeepTheirAngles) {
+  Execution execution;
+  const auto make = [] {
+    Case c(8, 1, 4, DType::kF32);
+    for (int32_t t = 0; t < 8; ++t) c.positions[static_cast<size_t>(t)] = 1000003 + t;
+    return c;
+  };
+  Case expected = make();
+  ASSERT_OK(reference::RotaryEmbedding(execution, expected.args(RotaryDirection::kForward)));
+  for (const auto& implementation : RotaryEmbeddingImplementations()) {
+    SCOPED_TRACE(implementation.name);
+    Case found = make();
+    ASSERT_OK(RunOn(execution, implementation, found.args(RotaryDirection::kForward)));
+    ExpectClose("x", found.x, expected.x, 10 * RoundingError(DType::kF32));
   }
 }
 

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/status_matchers.h"
+
 namespace plait {
 namespace {
 
@@ -24,7 +26,10 @@ class AuxiliaryLossesTest : public ::testing::Test {
     routing_.choices = Tensor::FromValues<int32_t>({3, 1}, {0, 1, 1});
     routing_.log_sum_exp = Tensor::FromValues<double>({3}, {1, 2, 1e9});
     routing_.token_row = Tensor::FromValues<int32_t>({3, 1}, {0, 1, 2});
-    routing_.output_statistics = output_;
+    // Outputs times their weights: a half and one.
+    routing_.weights = Tensor::FromValues<double>({3, 1}, {0.5, 1, 1});
+    routing_.output_statistics = {Tensor::FromValues<double>({3}, {2, 24, 1e9}),
+                                  Tensor::FromValues<double>({3}, {1, 3, 1e9})};
   }
 
   // Of the layer's mixer the output alone is seen, of its experts the routing too.
@@ -32,14 +37,15 @@ class AuxiliaryLossesTest : public ::testing::Test {
     watch_ = {.blocks = {{.name = "mixer"}, {.name = "experts"}},
               .experts = {{"experts", {0, 0}, {0, 0}, {0, 0}}}};
     AuxiliarySums sums = AuxiliarySums::Zero(shape_);
-    Observe(
-        shape_, layout_,
+    EXPECT_OK(Observe(
+        execution_, shape_, layout_,
         {{.block = 0, .output = &output_}, {.block = 1, .output = &output_, .routing = &routing_}},
-        sums, watch_);
+        sums, watch_));
     return ComputeAuxiliaryLosses(shape_, layout_, sums, sums.choices,
                                   {.weight_sum = 2, .real_tokens = 2});
   }
 
+  Execution execution_;
   ModelShape shape_;
   SequenceLayout layout_;
   RowStatisticsPair output_;
@@ -103,9 +109,9 @@ TEST_F(AuxiliaryLossesTest, PartsThatHandTheirSumsOnAddUpToTheWhole) {
       {.block = 1, .routing = &routing_},
       {.block = 1, .output = &output_, .residual = &output_}};
   ActivationWatch whole_watch = watch_, first_watch = watch_, second_watch = watch_;
-  Observe(shape_, layout_, blocks, whole, whole_watch);
-  Observe(shape_, layout_, {blocks[0], blocks[1]}, parts, first_watch);
-  Observe(shape_, layout_, {blocks[2]}, parts, second_watch);
+  EXPECT_OK(Observe(execution_, shape_, layout_, blocks, whole, whole_watch));
+  EXPECT_OK(Observe(execution_, shape_, layout_, {blocks[0], blocks[1]}, parts, first_watch));
+  EXPECT_OK(Observe(execution_, shape_, layout_, {blocks[2]}, parts, second_watch));
   EXPECT_EQ(parts.output_square_sum, whole.output_square_sum);
   EXPECT_EQ(parts.residual_square_sum, whole.residual_square_sum);
   EXPECT_EQ(parts.expert_square_sum, whole.expert_square_sum);

@@ -48,8 +48,9 @@ void ExpectBlockGradientsMatch(Block& block, const BlockLossFactors& factors) {
                     choices = routing->choices.shape()[1];
       for (int64_t i = 0; i < 12 * choices; ++i) {
         const int32_t row = routing->token_row.data<int32_t>()[i];
+        const double weight = routing->weights.data<double>()[i];
         sum += factors.expert_output * layout.real.data<double>()[i / choices] *
-               routing->output_statistics.square_sum.data<double>()[row];
+               routing->output_statistics.square_sum.data<double>()[row] / (weight * weight);
       }
       for (int64_t t = 0; t < 12; ++t) {
         const double real = layout.real.data<double>()[t];

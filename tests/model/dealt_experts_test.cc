@@ -282,9 +282,11 @@ TEST(DealtExpertsTest, BackwardMatchesFiniteDifferences) {
       Tensor sum = Tensor::FromValues<double>({1}, {WeightedSum(stream.delta, weights)});
       const Routing& routing = *block.routing(*saved);
       for (int64_t i = 0; i < routing.choices.num_elements(); ++i) {
+        const double weight = routing.weights.data<double>()[i];
         sum.data<double>()[0] += 0.2 * layout.real.data<double>()[i / c.shape.experts_per_token] *
                                  routing.output_statistics.square_sum
-                                     .data<double>()[routing.token_row.data<int32_t>()[i]];
+                                     .data<double>()[routing.token_row.data<int32_t>()[i]] /
+                                 (weight * weight);
       }
       status.Update(world->AllReduce(execution.communication(), sum.vector(), ReduceOperation::kSum)
                         .status());

@@ -19,7 +19,7 @@ absl::StatusOr<SequenceLayout> LayoutOf(const std::vector<int32_t>& tokens,
 
 TEST(SequenceLayoutTest, PositionsBeginAnewWithEveryDocumentAndPaddingDoesNotCount) {
   ASSERT_OK_AND_ASSIGN(const SequenceLayout layout, LayoutOf({5, 6, 7, 8, -1, -1}, {0, 3, 4, 6}));
-  EXPECT_THAT(layout.positions, ElementsAre(0, 1, 2, 0, 0, 1));
+  EXPECT_THAT(layout.positions.values<int32_t>(), ElementsAre(0, 1, 2, 0, 0, 1));
   EXPECT_EQ(layout.documents(), 3);
   EXPECT_EQ(layout.tokens, 6);
   EXPECT_EQ(layout.real_tokens, 4);
@@ -36,7 +36,7 @@ TEST(SequenceLayoutTest, RefusesOffsetsThatDoNotRiseFromZeroToTheEnd) {
 
 TEST(SequenceLayoutTest, AContinuationGoesOnFromItsFirstPosition) {
   const SequenceLayout layout = SequenceLayout::Continuation(3, 10, DType::kF32);
-  EXPECT_THAT(layout.positions, ElementsAre(10, 11, 12));
+  EXPECT_THAT(layout.positions.values<int32_t>(), ElementsAre(10, 11, 12));
   EXPECT_THAT(layout.document_offsets, ElementsAre(0, 3));
   EXPECT_THAT(layout.real.values<float>(), ElementsAre(1, 1, 1));
 }

@@ -48,12 +48,11 @@ TEST(ExactSumTest, DoesNotDependOnWhoAddsWhat) {
   const double expected = SumOf(values);
   for (const int ranks : {1, 2, 3, 4}) {
     EXPECT_OK(RunLocalRanks(ranks, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
-      Execution execution{{.num_threads = 1}};
       ExactSum sum;
       for (size_t i = values.size(); i-- > 0;) {
         if (static_cast<int>(i * i) % ranks == world->rank()) sum.Add(values[i]);
       }
-      PLAIT_RETURN_IF_ERROR(sum.Reduce(execution, *world));
+      PLAIT_RETURN_IF_ERROR(sum.Reduce(*world));
       EXPECT_EQ(sum.Total(), expected);
       return absl::OkStatus();
     }));

@@ -13,7 +13,7 @@ namespace {
 FiniteAgreement Agree(SmallModel& model, Communicator& world) {
   const auto norm = GlobalGradientNorm(model.execution(), model.mesh(), model.parameters());
   EXPECT_OK(norm);
-  const auto agreement = AgreeOnFinite(model.execution(), world, *norm, model.parameters());
+  const auto agreement = AgreeOnFinite(world, *norm, model.parameters());
   EXPECT_OK(agreement);
   return agreement.value_or(FiniteAgreement());
 }
@@ -77,7 +77,7 @@ TEST(FiniteAgreementTest, EveryStageOfAPipelineNamesTheParameterOfAnother) {
                              GlobalGradientNorm(execution, mesh, sharder->sharded()));
       EXPECT_TRUE(std::isnan(norm.norm));
       PLAIT_ASSIGN_OR_RETURN(const FiniteAgreement agreement,
-                             AgreeOnFinite(execution, *world, norm, sharder->sharded()));
+                             AgreeOnFinite(*world, norm, sharder->sharded()));
       EXPECT_FALSE(agreement.all_finite);
       EXPECT_EQ(agreement.first_parameter, parameters[poisoned].name);
     }

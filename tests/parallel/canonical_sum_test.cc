@@ -39,14 +39,14 @@ TEST(CanonicalSumTest, IsTheTreeForAnyNumberOfLeavesAndThreads) {
       Tensor total = Tensor::OnHost(DType::kF32, {kElements});
       for (int round = 0; round < 2; ++round) {  // Take begins anew
         for (const Tensor& leaf : all) {
-          sum.Add(execution, leaf.raw(), DType::kF32, DType::kF32, kElements);
+          ASSERT_OK(sum.Add(execution, leaf.raw(), DType::kF32, DType::kF32, kElements));
         }
-        sum.Take(execution, total.vector());
+        ASSERT_OK(sum.Take(execution, total.vector()));
         for (int64_t i = 0; i < kElements; ++i) {
           ASSERT_EQ(total.data<float>()[i], expected[static_cast<size_t>(i)]) << leaves;
         }
       }
-      sum.Take(execution, total.vector());
+      ASSERT_OK(sum.Take(execution, total.vector()));
       EXPECT_EQ(total.data<float>()[7], 0.0f);
     }
   }
@@ -64,14 +64,17 @@ TEST(ElementReductionTest, RoundsOnceWhateverTheOrder) {
 
 TEST(ElementReductionTest, AccumulateAddsTheSumOfTheSources) {
   for (const int threads : {1, 3}) {
+    Execution execution({.num_threads = threads});
     const Tensor a = UniformTensor({kElements}, 1, DType::kF32);
     const Tensor b = UniformTensor({kElements}, 2, DType::kF32);
     Tensor total = UniformTensor({kElements}, 3, DType::kF32);
     Tensor rounded = total.Clone();
     const Tensor before = total.Clone();
     const std::vector<const void*> sources = {a.raw(), b.raw()};
-    AccumulateElements(threads, DType::kF32, sources, /*round_to_bf16=*/false, total.vector());
-    AccumulateElements(threads, DType::kF32, sources, /*round_to_bf16=*/true, rounded.vector());
+    ASSERT_OK(AccumulateElements(execution, DType::kF32, sources, /*round_to_bf16=*/false,
+                                 total.vector()));
+    ASSERT_OK(AccumulateElements(execution, DType::kF32, sources, /*round_to_bf16=*/true,
+                                 rounded.vector()));
     for (int64_t i = 0; i < kElements; ++i) {
       const float x = a.data<float>()[i], y = b.data<float>()[i], z = before.data<float>()[i];
       EXPECT_EQ(total.data<float>()[i], z + (x + y));

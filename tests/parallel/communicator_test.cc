@@ -7,6 +7,7 @@
 #include "base/tensor.h"
 #include "parallel/local_communicator.h"
 #include "parallel/shared_window.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/status_matchers.h"
 
 namespace plait {
@@ -42,6 +43,17 @@ TEST_F(SingleRankCommunicatorTest, CollectivesCopyOrDoNothing) {
   EXPECT_EQ(part->size(), 1);
   ASSERT_OK_AND_ASSIGN(const auto memory, communicator_->AllocateShared(64));
   EXPECT_NE(memory, nullptr);
+}
+
+TEST_F(SingleRankCommunicatorTest, CopiesWithinADevice) {
+  Execution& execution = *CudaExecution();
+  ASSERT_OK_AND_ASSIGN(const Tensor input, execution.ToDevice(input_));
+  Tensor output = execution.Zeros(DType::kF32, {3});
+  ASSERT_OK_AND_ASSIGN(const Event done, communicator_->AllGather(execution.compute(),
+                                                                  input.vector(), output.vector()));
+  ASSERT_OK(done.Synchronize());
+  ASSERT_OK_AND_ASSIGN(const Tensor result, execution.ToHost(output));
+  EXPECT_EQ(result.data<float>()[2], 3.0f);
 }
 
 TEST_F(SingleRankCommunicatorTest, RejectsWrongSizesAndRanks) {

@@ -48,7 +48,7 @@ absl::Status ExchangeThereAndBack(const std::shared_ptr<Communicator>& world, in
                          exchange.Schedule(execution, choices.data(), kTokens,
                                            /*experts_per_token=*/1, wave_tokens));
   for (const ExpertSchedule::Wave& wave : schedule->waves()) {
-    const ExpertExchange::Plan plan = exchange.PlanOf(execution, wave);
+    PLAIT_ASSIGN_OR_RETURN(const ExpertExchange::Plan plan, exchange.PlanOf(execution, wave));
     const Tensor sent = RowsOfWave(wave, choices, world->rank());
     PLAIT_ASSIGN_OR_RETURN(ExpertExchange::Transfer dispatched,
                            exchange.Dispatch(execution, plan, sent.Clone()));
@@ -123,7 +123,8 @@ TEST(ExpertExchangeTest, RejectsAnotherNumberOfRows) {
   ASSERT_OK_AND_ASSIGN(const ExpertExchange exchange, ExpertExchange::Create(*world, 3));
   const std::vector<int32_t> choices = {0, 2};
   ASSERT_OK_AND_ASSIGN(const auto schedule, exchange.Schedule(execution, choices.data(), 2, 1, 0));
-  const ExpertExchange::Plan plan = exchange.PlanOf(execution, schedule->waves()[0]);
+  ASSERT_OK_AND_ASSIGN(const ExpertExchange::Plan plan,
+                       exchange.PlanOf(execution, schedule->waves()[0]));
   EXPECT_THAT(exchange.Dispatch(execution, plan, UniformTensor({3, 4}, 1)),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("expert exchange: expected 2 rows, got 3")));

@@ -100,7 +100,7 @@ TEST_F(ParameterSharderTest, ZeroGradientsClearsWhatLayersAdded) {
   EXPECT_EQ(weight_.gradient.data<float>()[14], 0.0f);
   weight_.gradient.data<float>()[14] = 3;
   EXPECT_EQ(sharder->sharded()[0].gradient.data<float>()[14], 3.0f);
-  sharder->ZeroGradients();
+  ASSERT_OK(sharder->ZeroGradients());
   EXPECT_EQ(weight_.gradient.data<float>()[14], 0.0f);
 }
 
@@ -177,7 +177,7 @@ TEST_P(ShardsTest, SharesCoverEveryElementOnceAndGatherAndReduce) {
     }
     PLAIT_RETURN_IF_ERROR(sharder->RefreshComputeValues());
     for (int microbatch = 0; microbatch < 3; ++microbatch) {
-      if (microbatch == 0) sharder->ZeroGradients();
+      if (microbatch == 0) PLAIT_RETURN_IF_ERROR(sharder->ZeroGradients());
       PLAIT_RETURN_IF_ERROR(sharder->Unshard(execution, 0));
       PLAIT_RETURN_IF_ERROR(sharder->Prefetch(execution, 1));
       for (int64_t i = 0; i < 450; ++i) {
@@ -247,7 +247,7 @@ TEST(ExpertSectionsTest, LieInTheirOwnGroup) {
     EXPECT_EQ(shard.spec.logical_shape, Shape({4, 256}));
     EXPECT_EQ(shard.spec.elements.begin, 256 * (world->rank() / 2));
     // Gradients add up over the ranks with the same experts alone.
-    sharder->ZeroGradients();
+    PLAIT_RETURN_IF_ERROR(sharder->ZeroGradients());
     PLAIT_RETURN_IF_ERROR(sharder->PrepareGradients(execution, 0));
     for (float& value : dense.gradient.values<float>()) value += 1.0f;
     for (float& value : experts.gradient.values<float>()) {

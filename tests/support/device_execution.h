@@ -1,7 +1,8 @@
 // Runs each implementation of an operation on the device it is for: the CPU, and a CUDA device.
 // Tests are linked with the emulation; those that end in _gpu_test with CUDA, and their main
 // (device_main.cc) begins no test where there is no device. What kernels read and write must be in
-// tensors that are made inside tests: a device reaches neither std::vector nor the stack.
+// a Tensor or ReachableVector made inside a test: a device reaches neither std::vector nor the
+// stack.
 #pragma once
 
 #include "base/execution.h"
@@ -13,6 +14,7 @@ namespace plait {
 // Null where there is no device.
 inline Execution* CudaExecution() {
   static Execution* const execution = [] {
+    cuda::AllowEmulation();
     auto runtime = cuda::Runtime(0);
     if (!runtime.ok()) return static_cast<Execution*>(nullptr);
     return new Execution({.device = {DeviceKind::kCuda, 0}, .runtime = *runtime});

@@ -25,10 +25,11 @@
 #define blockDim (::plait::emulation::current.block_size)
 #define gridDim (::plait::emulation::current.grid)
 
-#define PLAIT_SHARED(type, name, count)  \
-  static constexpr char name##_key = 0;  \
-  type* const name = static_cast<type*>( \
-      ::plait::emulation::SharedArray(&name##_key, sizeof(type) * static_cast<size_t>(count)))
+#define PLAIT_SHARED(type, name, count)                                                       \
+  static constexpr char name##_key = 0;                                                       \
+  type* const name = static_cast<type*>(                                                      \
+      ::plait::emulation::SharedArray(&name##_key, sizeof(type) * static_cast<size_t>(count), \
+                                      ::plait::emulation::Site{__FILE__, __LINE__}))
 #define PLAIT_DYNAMIC_SHARED(type, name) \
   type* const name = static_cast<type*>(::plait::emulation::DynamicShared())
 
@@ -45,6 +46,17 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, const char* file = __builtin
 
 namespace plait::emulation {
 
+// The lanes [first, end) that a shuffle of `width` lanes takes together.
+struct Segment {
+  unsigned lane, width, first, end;
+};
+inline Segment SegmentOf(int width, Site site) {
+  const auto w = static_cast<unsigned>(width);
+  if (w == 0 || w > 32 || !std::has_single_bit(w)) Fail(site, "a width that is no power of two");
+  const unsigned lane = Lane();
+  return {lane, w, lane / w * w, lane / w * w + w};
+}
+
 template <class T>
 T ShuffleValue(unsigned mask, T value, unsigned source, Site site) {
   static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
@@ -57,35 +69,38 @@ T ShuffleValue(unsigned mask, T value, unsigned source, Site site) {
 
 }  // namespace plait::emulation
 
+// A lane whose source would be outside of its segment gets its own value; by xor, earlier segments
+// may be read.
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32,
               const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  const auto w = static_cast<unsigned>(width);
-  const unsigned lane = ::plait::emulation::Lane();
+  const auto segment = ::plait::emulation::SegmentOf(width, PLAIT_HERE);
   return ::plait::emulation::ShuffleValue(
-      mask, value, lane / w * w + static_cast<unsigned>(source) % w, PLAIT_HERE);
+      mask, value, segment.first + static_cast<unsigned>(source) % segment.width, PLAIT_HERE);
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32,
                   const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  const auto w = static_cast<unsigned>(width);
-  const unsigned lane = ::plait::emulation::Lane(), other = lane ^ static_cast<unsigned>(lanes);
-  return ::plait::emulation::ShuffleValue(mask, value, other / w == lane / w ? other : lane,
+  const auto segment = ::plait::emulation::SegmentOf(width, PLAIT_HERE);
+  const unsigned other = segment.lane ^ static_cast<unsigned>(lanes);
+  return ::plait::emulation::ShuffleValue(mask, value, other < segment.end ? other : segment.lane,
                                           PLAIT_HERE);
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned lanes, int width = 32,
                  const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  const unsigned lane = ::plait::emulation::Lane();
-  const bool inside = lane % static_cast<unsigned>(width) >= lanes;
-  return ::plait::emulation::ShuffleValue(mask, value, inside ? lane - lanes : lane, PLAIT_HERE);
+  const auto segment = ::plait::emulation::SegmentOf(width, PLAIT_HERE);
+  const bool inside = segment.lane - segment.first >= lanes;
+  return ::plait::emulation::ShuffleValue(mask, value, inside ? segment.lane - lanes : segment.lane,
+                                          PLAIT_HERE);
 }
 template <class T>
 T __shfl_down_sync(unsigned mask, T value, unsigned lanes, int width = 32,
                    const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  const unsigned lane = ::plait::emulation::Lane();
-  const bool inside = lane % static_cast<unsigned>(width) + lanes < static_cast<unsigned>(width);
-  return ::plait::emulation::ShuffleValue(mask, value, inside ? lane + lanes : lane, PLAIT_HERE);
+  const auto segment = ::plait::emulation::SegmentOf(width, PLAIT_HERE);
+  const bool inside = lanes < segment.end - segment.lane;
+  return ::plait::emulation::ShuffleValue(mask, value, inside ? segment.lane + lanes : segment.lane,
+                                          PLAIT_HERE);
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate, const char* file = __builtin_FILE(),
                               int line = __builtin_LINE()) {
@@ -104,11 +119,13 @@ inline int __all_sync(unsigned mask, int predicate, const char* file = __builtin
 template <class T, class U>
 T atomicAdd(T* at, U value) {
   static_assert(std::is_integral_v<T>);
+  ::plait::emulation::BeforeAtomic();
   return __atomic_fetch_add(at, static_cast<T>(value), __ATOMIC_RELAXED);
 }
 template <class T, class U>
 T atomicMax(T* at, U value) {
   static_assert(std::is_integral_v<T>);
+  ::plait::emulation::BeforeAtomic();
   T seen = __atomic_load_n(at, __ATOMIC_RELAXED);
   while (seen < static_cast<T>(value) &&
          !__atomic_compare_exchange_n(at, &seen, static_cast<T>(value), false, __ATOMIC_RELAXED,
@@ -139,7 +156,8 @@ int LaunchKernel(void (*kernel)(Parameters...), emulation::Dimensions grid,
                  const Arguments&... arguments) {
   const std::tuple<Parameters...> kept(arguments...);
   const emulation::DeviceMemoryAccess access;
-  emulation::RunGrid(grid, block, dynamic_shared_bytes, [&] { std::apply(kernel, kept); });
+  emulation::RunGrid(reinterpret_cast<const void*>(kernel), grid, block, dynamic_shared_bytes,
+                     [&] { std::apply(kernel, kept); });
   return 0;
 }
 

@@ -1,17 +1,12 @@
-// The emulated device. Its memory is a region that the host cannot touch but while a kernel or copy
-// runs, so that code that mistakes a device's pointer for the host's ends at once.
+// The emulated device: its streams are the host's, in call order.
 #include "kernels/cuda/runtime.h"
-
-#include <sys/mman.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 #include "base/stream.h"
 #include "kernels/cuda/emulation/device_memory.h"
 
@@ -19,83 +14,12 @@ namespace plait {
 namespace emulation {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kProtected = false;  // blocks of their own, so that the sanitizer knows their ends
-#else
-constexpr bool kProtected = true;
-#endif
-
-constexpr size_t kRegionBytes = size_t{8} << 30;  // of addresses; memory is taken when touched
-constexpr size_t kAlignment = 256;
-
-// Blocks one after another; what is freed is handed out again only when everything is free, for
-// the caching allocator above keeps its blocks.
-class Region {
- public:
-  static Region& Instance() {
-    static Region& region = *new Region();
-    return region;
-  }
-
-  void* Allocate(size_t bytes) {
-    bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    if (!kProtected) return std::aligned_alloc(kAlignment, bytes);
-    const std::lock_guard lock(mutex_);
-    if (base_ == nullptr) {
-      base_ = mmap(nullptr, kRegionBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
-      PLAIT_CHECK(base_ != MAP_FAILED);
-    }
-    if (bytes > kRegionBytes - used_) return nullptr;
-    void* block = static_cast<char*>(base_) + used_;
-    used_ += bytes;
-    ++blocks_;
-    if (users_ > 0) Protect();
-    return block;
-  }
-  void Free(void* block) {
-    if (!kProtected) return std::free(block);
-    const std::lock_guard lock(mutex_);
-    if (--blocks_ == 0) used_ = 0;
-  }
-  void Open() {
-    if (!kProtected) return;
-    const std::lock_guard lock(mutex_);
-    if (users_++ == 0) Protect();
-  }
-  void Close() {
-    if (!kProtected) return;
-    const std::lock_guard lock(mutex_);
-    if (--users_ == 0) Protect();
-  }
-
- private:
-  void Protect() {
-    if (base_ == nullptr || used_ == 0) return;
-    PLAIT_CHECK(mprotect(base_, (used_ + 4095) / 4096 * 4096,
-                         users_ > 0 ? PROT_READ | PROT_WRITE : PROT_NONE) == 0);
-  }
-
-  std::mutex mutex_;
-  void* base_ = nullptr;
-  size_t used_ = 0;
-  int blocks_ = 0;
-  int users_ = 0;
-};
-
-}  // namespace
-
-DeviceMemoryAccess::DeviceMemoryAccess() { Region::Instance().Open(); }
-DeviceMemoryAccess::~DeviceMemoryAccess() { Region::Instance().Close(); }
-
-namespace {
-
 // All streams run inline, so everything before an event is done.
 class DoneWork : public PendingWork {
  public:
   absl::Status Wait() override { return absl::OkStatus(); }
   bool Test() override { return true; }
-  bool OnDevice() const override { return true; }
+  PendingWork* DeviceWork() override { return this; }
 };
 
 // Carries the host's clock, by which the emulated device runs.
@@ -108,9 +32,11 @@ class TimedWork : public DoneWork {
 class EmulatedRuntime : public DeviceRuntime {
  public:
   std::string DeviceName() const override { return "emulated device"; }
-  size_t MemoryBytes() const override { return kRegionBytes; }
-  void* Allocate(size_t bytes) override { return Region::Instance().Allocate(bytes); }
-  void Free(void* block) override { Region::Instance().Free(block); }
+  size_t MemoryBytes() const override { return kDeviceMemoryBytes; }
+  absl::Status MakeCurrent() override { return absl::OkStatus(); }
+  void* Allocate(size_t bytes) override { return AllocateDeviceMemory(bytes); }
+  void Free(void* block) override { FreeDeviceMemory(block); }
+  void Use(void* block, size_t bytes) override { UseDeviceMemory(block, bytes); }
   void* AllocatePinned(size_t bytes) override {
     return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
   }
@@ -152,12 +78,21 @@ class EmulatedRuntime : public DeviceRuntime {
 
 namespace cuda {
 
+namespace {
+std::atomic<bool> allowed = false;
+}  // namespace
+
 bool IsEmulated() { return true; }
-int NumDevices() { return 1; }
+void AllowEmulation() { allowed = true; }
+int NumDevices() { return allowed ? 1 : 0; }
 
 absl::StatusOr<std::shared_ptr<DeviceRuntime>> Runtime(int index) {
   static const auto& runtime =
       *new std::shared_ptr<DeviceRuntime>(std::make_shared<emulation::EmulatedRuntime>());
+  if (!allowed) {
+    return absl::FailedPreconditionError(
+        "this plait was built without CUDA; build it where nvcc is found");
+  }
   if (index != 0) {
     return absl::FailedPreconditionError(
         absl::StrCat("there is no CUDA device ", index, "; the emulation has one"));
