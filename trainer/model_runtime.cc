@@ -105,17 +105,12 @@ absl::StatusOr<std::vector<BlockRange>> PipelinePartsOf(const Recipe& recipe) {
 }
 
 // What kernels and communicators of the device cannot do yet.
-absl::Status CheckDevice(const Execution& execution, const Recipe& recipe, const DeviceMesh& mesh) {
+absl::Status CheckDevice(const Execution& execution, const DeviceMesh& mesh) {
   if (execution.device().kind == DeviceKind::kCpu) return absl::OkStatus();
   if (mesh.world().size() > 1) {
     return absl::UnimplementedError(absl::StrCat(
         "recipe trainer.device: ", mesh.world().size(),
         " ranks on CUDA devices are not built yet; use one rank, or trainer.device = CPU"));
-  }
-  if (recipe.parallel().reduction() == recipe::v1::Parallel::CANONICAL) {
-    return absl::UnimplementedError(
-        "recipe parallel.reduction = CANONICAL: is not built for CUDA devices yet; use DEFAULT, or "
-        "trainer.device = CPU");
   }
   return absl::OkStatus();
 }
@@ -125,7 +120,7 @@ absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Re
   ModelRuntime runtime;
   PLAIT_ASSIGN_OR_RETURN(DeviceMesh mesh,
                          DeviceMesh::Create(MeshSizesOf(recipe), std::move(world)));
-  PLAIT_RETURN_IF_ERROR(CheckDevice(execution, recipe, mesh));
+  PLAIT_RETURN_IF_ERROR(CheckDevice(execution, mesh));
   runtime.mesh = std::make_unique<DeviceMesh>(std::move(mesh));
   PLAIT_ASSIGN_OR_RETURN(const ModelShape shape, ModelShapeOf(recipe));
   PLAIT_ASSIGN_OR_RETURN(std::vector<BlockRange> parts, PipelinePartsOf(recipe));
@@ -145,10 +140,7 @@ absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const Recipe& recipe, int f
                                                      int rank_on_host) {
   const auto threads = static_cast<int>(recipe.trainer().threads_per_rank());
   ExecutionOptions options{.num_threads = threads > 0 ? threads : fair_threads};
-  const bool takes_cuda =
-      recipe.trainer().device() == Trainer::CUDA ||
-      (recipe.trainer().device() == Trainer::AUTO && !cuda::IsEmulated() && cuda::NumDevices() > 0);
-  if (!takes_cuda) return options;
+  if (recipe.trainer().device() != Trainer::CUDA) return options;
   auto runtime = cuda::Runtime(rank_on_host);
   if (!runtime.ok()) {
     return absl::InvalidArgumentError(

@@ -238,8 +238,8 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
-// One block a token, kCount neighbouring elements a thread and turn.
-template <class T, int kCount>
+// One block a token, kCount neighbouring elements a thread and turn. O: of out.
+template <class T, class O, int kCount>
 __global__ void __launch_bounds__(kBlockThreads) CombineRowsKernel(CombineRowsArgs args) {
   using A = Accumulator<T>;
   const int64_t t = blockIdx.x;
@@ -253,10 +253,10 @@ __global__ void __launch_bounds__(kBlockThreads) CombineRowsKernel(CombineRowsAr
       PLAIT_UNROLL
       for (int i = 0; i < kCount; ++i) sums[i] += Load(values.values[i]);
     }
-    Pack<T, kCount> out;
+    Pack<O, kCount> out;
     PLAIT_UNROLL
-    for (int i = 0; i < kCount; ++i) out.values[i] = Round<T>(sums[i]);
-    *reinterpret_cast<Pack<T, kCount>*>(args.out.row<T>(t) + d) = out;
+    for (int i = 0; i < kCount; ++i) out.values[i] = Round<O>(sums[i]);
+    *reinterpret_cast<Pack<O, kCount>*>(args.out.row<O>(t) + d) = out;
   }
 }
 
@@ -362,22 +362,25 @@ absl::Status ExpertPermutation(Execution& execution, const ExpertPermutationArgs
 }
 
 std::string AcceptsCombineRows(const CombineRowsArgs& args) {
-  if (args.rows.dtype != args.out.dtype) return "rows and out differ in dtype";
-  return IsFloating(args.out.dtype) ? "" : Name(args.out.dtype);
+  if (!IsFloating(args.out.dtype)) return Name(args.out.dtype);
+  const bool widens = args.rows.dtype == DType::kBf16 && args.out.dtype == DType::kF32;
+  return args.rows.dtype == args.out.dtype || widens ? "" : "rows and out differ in dtype";
 }
 
 absl::Status CombineRows(Execution& execution, const CombineRowsArgs& args) {
   const int64_t tokens = args.out.rows, dim = args.out.columns;
   if (tokens == 0 || dim == 0) return absl::OkStatus();
-  return DispatchFloating(args.out.dtype, [&](auto t) {
+  return DispatchFloating(args.rows.dtype, [&](auto t) {
     using T = typename decltype(t)::Type;
     const auto launch = [&](auto count) {
       constexpr int kCount = decltype(count)::value;
+      auto* kernel = CombineRowsKernel<T, T, kCount>;
+      if (args.out.dtype != args.rows.dtype) kernel = CombineRowsKernel<T, Accumulator<T>, kCount>;
       const int64_t threads = std::min<int64_t>(
           kBlockThreads, Blocks(dim, kCount * kWarpThreads) * int64_t{kWarpThreads});
       return ToStatus(
-          LaunchKernel(CombineRowsKernel<T, kCount>, {static_cast<unsigned>(tokens)},
-                       {static_cast<unsigned>(threads)}, 0, execution.compute().handle(), args),
+          LaunchKernel(kernel, {static_cast<unsigned>(tokens)}, {static_cast<unsigned>(threads)}, 0,
+                       execution.compute().handle(), args),
           "combine rows");
     };
     constexpr int kVector = 16 / sizeof(T);

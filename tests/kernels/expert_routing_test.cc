@@ -305,6 +305,36 @@ void ExpectCombinesAgree() {
   }
 }
 
+// Gradients of a token from bf16 rows are kept in f32.
+TEST(ExpertRoutingTest, CombinesIntoF32AreNotRoundedToBf16) {
+  Execution execution;
+  for (const int64_t dim : {3, 64}) {
+    const Tensor rows = UniformTensor({4, dim}, 1, DType::kBf16);
+    for (const auto& implementation : CombineRowsImplementations()) {
+      SCOPED_TRACE(implementation.name);
+      Tensor index = Tensor::OnHost(DType::kI32, {4});
+      for (int32_t i = 0; i < 4; ++i) index.data<int32_t>()[i] = 3 - i;
+      Tensor out = Tensor::OnHost(DType::kF32, {2, dim});
+      const CombineRowsArgs args{.rows = rows.matrix(),
+                                 .token_row = index.data<int32_t>(),
+                                 .experts_per_token = 2,
+                                 .out = out.matrix()};
+      if (implementation.device == DeviceKind::kCpu && !implementation.accepts(args).empty()) {
+        continue;
+      }
+      ASSERT_EQ(implementation.accepts(args), "");
+      ASSERT_OK(RunOn(execution, implementation, args));
+      for (int64_t d = 0; d < dim; ++d) {
+        const auto at = [&](int64_t row) {
+          return static_cast<float>(rows.data<BFloat16>()[row * dim + d]);
+        };
+        EXPECT_EQ(out.data<float>()[d], at(3) + at(2));
+        EXPECT_EQ(out.data<float>()[dim + d], at(1) + at(0));
+      }
+    }
+  }
+}
+
 // Rows that are part of more: the second half of the sorted rows of four tokens.
 TEST(ExpertRoutingTest, CombinesOfRowsThatAreCountedFromAnother) {
   Execution execution;

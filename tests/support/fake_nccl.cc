@@ -95,6 +95,12 @@ class FakeNccl::StreamRuntime final : public DeviceRuntime {
   std::string DeviceName() const override { return device_->DeviceName(); }
   size_t MemoryBytes() const override { return device_->MemoryBytes(); }
   absl::Status MakeCurrent() override { return device_->MakeCurrent(); }
+  absl::StatusOr<std::shared_ptr<PendingWork>> RecordTime(StreamHandle stream) override {
+    return device_->RecordTime(stream);
+  }
+  absl::StatusOr<double> SecondsBetween(PendingWork& begin, PendingWork& end) override {
+    return device_->SecondsBetween(begin, end);
+  }
   void* Allocate(size_t bytes) override { return device_->Allocate(bytes); }
   void Free(void* block) override { device_->Free(block); }
   void Use(void* block, size_t bytes) override { device_->Use(block, bytes); }

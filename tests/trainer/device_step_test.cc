@@ -93,6 +93,12 @@ TEST(DeviceStepTest, LlamaInF64) {
                    kF64Bound);
 }
 
+TEST(DeviceStepTest, CanonicalSumsInF64) {
+  ExpectEqualSteps(ResolvedRecipe(TinyRecipeText("unused"),
+                                  {"trainer.precision=F64", "parallel.reduction=CANONICAL"}),
+                   2, kF64Bound);
+}
+
 TEST(DeviceStepTest, HybridModelInF32) {
   ExpectEqualSteps(ResolvedRecipe(TinyRecipeText("unused"), {"trainer.precision=F32"}), 1, 2e-5);
 }
