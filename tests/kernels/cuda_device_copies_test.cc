@@ -12,7 +12,7 @@ namespace {
 class CudaDeviceCopiesTest : public ::testing::Test {
  protected:
   CudaDeviceCopiesTest()
-      : runtime_(*cuda::Runtime(0)),
+      : runtime_(CudaExecution()->runtime()),
         execution_({.device = {DeviceKind::kCuda, 0}, .runtime = runtime_}) {}
 
   const int32_t* Copy(const std::vector<int32_t>& values) {
