@@ -1,4 +1,4 @@
-// Tensors of one attention call, and the bounds on what f32 may change in them.
+// Tensors of one attention call, and the bounds on what rounding may change in them.
 #pragma once
 
 #include <cmath>
@@ -105,10 +105,15 @@ inline double LargestRowNorm(const Tensor& x, int64_t head_dim) {
   return largest;
 }
 
-// Bound on the error of one score in f32: head_dim products summed, and the scaling.
+// One rounding inside of a kernel. In f64 the reference rounds as much.
+inline double WorkingError(DType dtype) {
+  return (dtype == DType::kF64 ? 2 : 1) * RoundingError(StatisticsDType(dtype));
+}
+
+// Bound on the error of one score: head_dim products summed, and the scaling.
 inline double ScoreError(AttentionCase& c) {
   const double terms = static_cast<double>(c.sizes.head_dim + 2);
-  return terms * RoundingError(DType::kF32) * LargestRowNorm(c.q, c.sizes.head_dim) *
+  return terms * WorkingError(c.q.dtype()) * LargestRowNorm(c.q, c.sizes.head_dim) *
          LargestRowNorm(c.k, c.sizes.head_dim) * c.layout().scale;
 }
 

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/status_macros.h"
 #include "kernels/attention.h"
 #include "kernels/attention_merge.h"
 #include "tests/kernels/attention_case.h"
+#include "tests/support/device_execution.h"
 #include "tests/support/simd_targets.h"
 #include "tests/support/status_matchers.h"
 
@@ -88,13 +90,23 @@ struct Sums {
   Tensor out, dq, dk, dv;
 };
 
+// `execution` waits for its device before the host reads on.
+absl::Status RunForward(Execution& execution, const AttentionForwardArgs& args) {
+  PLAIT_RETURN_IF_ERROR(AttentionForward(execution, args));
+  return execution.compute().Synchronize();
+}
+absl::Status RunBackward(Execution& execution, const AttentionBackwardArgs& args) {
+  PLAIT_RETURN_IF_ERROR(AttentionBackward(execution, args));
+  return execution.compute().Synchronize();
+}
+
 // Runs the part's backward with the whole's out and log_sum_exp, and adds its gradients.
 void AddBackward(Execution& execution, AttentionCase& whole, Part& part, Sums& sums) {
   AttentionBackwardArgs args = part.c.backward();
   const Tensor out = whole.out.Slice(part.query_begin, part.query_begin + part.c.tokens());
   args.out = out.matrix();
   args.log_sum_exp = whole.log_sum_exp.columns(part.query_begin, part.c.tokens());
-  ASSERT_OK(AttentionBackward(execution, args));
+  ASSERT_OK(RunBackward(execution, args));
   AddRows(sums.dq, part.query_begin, part.c.dq);
   AddRows(sums.dk, part.key_begin, part.c.dk);
   AddRows(sums.dv, part.key_begin, part.c.dv);
@@ -111,16 +123,15 @@ double Tolerance(DType dtype) {
   return dtype == DType::kF64 ? 1e-12 : 4 * (13 * 15 + 260) * RoundingError(DType::kF32);
 }
 
-void ExpectQuerySegmentsAddUp(DType dtype, int num_parts) {
+void ExpectQuerySegmentsAddUp(Execution& execution, DType dtype, int num_parts) {
   SCOPED_TRACE(testing::Message() << Name(dtype) << " " << num_parts << " parts");
-  Execution execution({.num_threads = 2});
   AttentionCase whole(kDocuments, kHeads, dtype);
-  ASSERT_OK(AttentionForward(execution, whole.forward()));
-  ASSERT_OK(AttentionBackward(execution, whole.backward()));
+  ASSERT_OK(RunForward(execution, whole.forward()));
+  ASSERT_OK(RunBackward(execution, whole.backward()));
   Sums sums(whole);
   for (int i = 0; i < num_parts; ++i) {
     Part part = QuerySegment(whole, 220 * i / num_parts, 220 * (i + 1) / num_parts);
-    ASSERT_OK(AttentionForward(execution, part.c.forward()));
+    ASSERT_OK(RunForward(execution, part.c.forward()));
     AddRows(sums.out, part.query_begin, part.c.out);
     AddBackward(execution, whole, part, sums);
   }
@@ -131,26 +142,32 @@ void ExpectQuerySegmentsAddUp(DType dtype, int num_parts) {
 }
 
 TEST(AttentionPartsTest, SegmentsOfQueriesAddUpToTheWhole) {
-  for (const int num_parts : {1, 2, 3, 4, 7}) ExpectQuerySegmentsAddUp(DType::kF64, num_parts);
-  ForEachSimdTarget([] { ExpectQuerySegmentsAddUp(DType::kF32, 4); });
+  Execution cpu({.num_threads = 2});
+  for (const int num_parts : {1, 2, 3, 4, 7}) ExpectQuerySegmentsAddUp(cpu, DType::kF64, num_parts);
+  ForEachSimdTarget([&] { ExpectQuerySegmentsAddUp(cpu, DType::kF32, 4); });
+}
+
+TEST(AttentionPartsTest, SegmentsOfQueriesAddUpToTheWholeOnADevice) {
+  for (const DType dtype : {DType::kF64, DType::kF32}) {
+    for (const int num_parts : {1, 3}) ExpectQuerySegmentsAddUp(*CudaExecution(), dtype, num_parts);
+  }
 }
 
 // Own keys first, then those of earlier segments, as they travel around a ring.
-void ExpectKeySegmentsAddUp(DType dtype, int num_parts) {
+void ExpectKeySegmentsAddUp(Execution& execution, DType dtype, int num_parts) {
   SCOPED_TRACE(testing::Message() << Name(dtype) << " " << num_parts << " parts");
-  Execution execution({.num_threads = 2});
   AttentionCase whole(kDocuments, kHeads, dtype);
-  ASSERT_OK(AttentionForward(execution, whole.forward()));
-  ASSERT_OK(AttentionBackward(execution, whole.backward()));
+  ASSERT_OK(RunForward(execution, whole.forward()));
+  ASSERT_OK(RunBackward(execution, whole.backward()));
   Sums sums(whole);
   const auto bound = [&](int i) { return static_cast<int64_t>(220 * i / num_parts); };
   for (int i = 0; i < num_parts; ++i) {
     Part own = OwnSegment(whole, bound(i), bound(i + 1));
-    ASSERT_OK(AttentionForward(execution, own.c.forward()));
+    ASSERT_OK(RunForward(execution, own.c.forward()));
     AddBackward(execution, whole, own, sums);
     for (int j = i - 1; j >= 0; --j) {
       Part part = KeySegment(whole, bound(i), bound(i + 1), bound(j), bound(j + 1));
-      ASSERT_OK(AttentionForward(execution, part.c.forward()));
+      ASSERT_OK(RunForward(execution, part.c.forward()));
       Tensor out = own.c.out.Slice(0, part.c.tokens());
       ASSERT_OK(
           AttentionMerge(execution, {.out = out.matrix(),
@@ -177,8 +194,15 @@ void ExpectKeySegmentsAddUp(DType dtype, int num_parts) {
 }
 
 TEST(AttentionPartsTest, SegmentsOfKeysAddUpToTheWhole) {
-  for (const int num_parts : {2, 3, 4}) ExpectKeySegmentsAddUp(DType::kF64, num_parts);
-  ForEachSimdTarget([] { ExpectKeySegmentsAddUp(DType::kF32, 4); });
+  Execution cpu({.num_threads = 2});
+  for (const int num_parts : {2, 3, 4}) ExpectKeySegmentsAddUp(cpu, DType::kF64, num_parts);
+  ForEachSimdTarget([&] { ExpectKeySegmentsAddUp(cpu, DType::kF32, 4); });
+}
+
+TEST(AttentionPartsTest, SegmentsOfKeysAddUpToTheWholeOnADevice) {
+  for (const DType dtype : {DType::kF64, DType::kF32}) {
+    for (const int num_parts : {1, 3}) ExpectKeySegmentsAddUp(*CudaExecution(), dtype, num_parts);
+  }
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
 #include "kernels/attention.h"
 
+#include <algorithm>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/reference/attention.h"
@@ -54,6 +57,32 @@ TEST(AttentionTest, ReferenceCachedQueriesEqualTheLastOnesOfTheWholeDocument) {
   ExpectSameBits("out", cached.out, whole.out.Slice(5, 7).Clone());
 }
 
+template <class Args>
+const Implementation<Args>& Named(std::span<const Implementation<Args>> implementations,
+                                  absl::string_view name) {
+  return *std::ranges::find(implementations, name, &Implementation<Args>::name);
+}
+
+// Attention by whatever the CPU takes first, or by the device's own kernels.
+struct Runner {
+  DeviceKind device = DeviceKind::kCpu;
+
+  absl::Status Forward(Execution& cpu, const AttentionForwardArgs& args) const {
+    if (device == DeviceKind::kCpu) return AttentionForward(cpu, args);
+    return RunOn(cpu, Named(AttentionForwardImplementations(), "cuda"), args);
+  }
+  absl::Status Backward(Execution& cpu, const AttentionBackwardArgs& args) const {
+    if (device == DeviceKind::kCpu) return AttentionBackward(cpu, args);
+    return RunOn(cpu, Named(AttentionBackwardImplementations(), "cuda"), args);
+  }
+};
+
+// cuDNN's tensor cores multiply probabilities (values: below 1 here) and gradients of scores once
+// they are rounded to the inputs' dtype: an error relative to each term of a sum.
+double FactorError(absl::string_view implementation, DType dtype) {
+  return implementation == "cudnn" ? RoundingError(dtype) : 0;
+}
+
 void ExpectForwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtype, DType result) {
   SCOPED_TRACE(testing::Message() << "head_dim " << sizes.head_dim << " " << Name(dtype) << " to "
                                   << Name(result) << " last document " << lengths.queries.back()
@@ -64,23 +93,24 @@ void ExpectForwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtype
   // An error e of every score changes each weight by at most a factor exp(2 e), and so the mean of
   // values by 2 e of the largest; sums over the keys and the exponential add a rounding a term.
   const double terms = static_cast<double>(*std::ranges::max_element(lengths.keys) + 16);
-  const double error = 2 * ScoreError(expected) + 2 * terms * RoundingError(DType::kF32);
+  const double error = 2 * ScoreError(expected) + 2 * terms * WorkingError(dtype);
   for (const auto& implementation : AttentionForwardImplementations()) {
     SCOPED_TRACE(implementation.name);
     AttentionCase found(lengths, sizes, dtype, result);
     if (!implementation.accepts(found.forward()).empty()) continue;
     ASSERT_OK(RunOn(execution, implementation, found.forward()));
-    ExpectClose("out", found.out, expected.out, error + 2 * RoundingError(result));
+    ExpectClose("out", found.out, expected.out, error + 2 * RoundingError(result),
+                FactorError(implementation.name, dtype));
     // Rows without keys hold -infinity, which no distance describes.
-    Tensor expected_sums = expected.log_sum_exp.Clone();
+    Tensor expected_sums = expected.log_sum_exp.Converted(DType::kF64);
+    Tensor found_sums = found.log_sum_exp.Converted(DType::kF64);
     for (int64_t i = 0; i < expected_sums.num_elements(); ++i) {
-      float& value = expected_sums.data<float>()[i];
+      double& value = expected_sums.data<double>()[i];
       if (std::isfinite(value)) continue;
-      EXPECT_EQ(found.log_sum_exp.data<float>()[i], value) << i;
-      value = found.log_sum_exp.data<float>()[i] = 0;
+      EXPECT_EQ(found_sums.data<double>()[i], value) << i;
+      value = found_sums.data<double>()[i] = 0;
     }
-    ExpectClose("log_sum_exp", found.log_sum_exp, expected_sums, 4 * RoundingError(DType::kF32),
-                error);
+    ExpectClose("log_sum_exp", found_sums, expected_sums, 4 * WorkingError(dtype), error);
   }
 }
 
@@ -112,7 +142,7 @@ double LargestSumOfProbabilities(const Lengths& lengths, const Heads& sizes, DTy
   c.dout = UniformTensor(c.q.shape(), 4, dtype, 1, 1);
   EXPECT_OK(reference::AttentionForward(execution, c.forward()));
   EXPECT_OK(reference::AttentionBackward(execution, c.backward()));
-  return *std::ranges::max_element(c.dv.Converted(DType::kF32).values<float>());
+  return *std::ranges::max_element(c.dv.Converted(DType::kF64).values<double>());
 }
 
 void ExpectBackwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtype, DType result) {
@@ -131,11 +161,11 @@ void ExpectBackwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtyp
   const double longest =
       std::max(*std::ranges::max_element(lengths.keys), *std::ranges::max_element(lengths.queries));
   const double group = static_cast<double>(sizes.heads / sizes.kv_heads);
-  const double f32 = RoundingError(DType::kF32);
-  const double probability = 2 * ScoreError(expected) + 24 * f32;
+  const double working = WorkingError(dtype);
+  const double probability = 2 * ScoreError(expected) + 24 * working;
   const double dp = 2 * LargestRowNorm(expected.dout, sizes.head_dim) *
                     LargestRowNorm(expected.v, sizes.head_dim);
-  const double terms = probability + (longest * group + sizes.head_dim) * f32;
+  const double summed = probability + (longest * group + sizes.head_dim) * working;
   const double weight = LargestSumOfProbabilities(lengths, sizes, dtype);
   for (const auto& implementation : AttentionBackwardImplementations()) {
     SCOPED_TRACE(implementation.name);
@@ -147,6 +177,7 @@ void ExpectBackwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtyp
     if (!implementation.accepts(found.backward()).empty()) continue;
     ASSERT_OK(RunOn(execution, implementation, found.backward()));
     const double scale = found.layout().scale, output = 2 * RoundingError(result);
+    const double terms = summed + FactorError(implementation.name, dtype);
     ExpectClose("dq", found.dq, expected.dq, output, 2 * terms * dp * scale);
     ExpectClose("dk", found.dk, expected.dk, output, 2 * terms * dp * scale * weight);
     ExpectClose("dv", found.dv, expected.dv, output, terms * weight);
@@ -173,6 +204,45 @@ void ExpectBackwardsAgree() {
 
 TEST(AttentionTest, BackwardImplementationsAgreeWithTheReference) {
   ForEachSimdTarget(ExpectBackwardsAgree);
+}
+
+// Tiles of 16 to 64 rows that end inside of documents, at their ends, and one row beside them;
+// heads of every width of tile and between them; most of a tile's keys out of sight.
+const std::vector<Lengths> kTiledDocuments = {
+    {15, 64, 65, 1, 129, 48},
+    {{70, 1, 64, 0, 33}, {70, 140, 200, 20, 33}},
+    {{63, 0, 64, 2, 40}, {65, 7, 0, 130, 16}, AttentionMask::kNone},
+};
+
+TEST(AttentionTest, ImplementationsAgreeWhereTilesEndInsideDocuments) {
+  for (const Lengths& lengths : kTiledDocuments) {
+    for (const auto& [dtype, result] : {std::pair{DType::kBf16, DType::kBf16},
+                                        {DType::kBf16, DType::kF32},
+                                        {DType::kF32, DType::kF32},
+                                        {DType::kF64, DType::kF64}}) {
+      const Heads sizes = {.heads = 4, .kv_heads = 2, .head_dim = 40};
+      ExpectForwardAgrees(lengths, sizes, dtype, result);
+      ExpectBackwardAgrees(lengths, sizes, dtype, result);
+    }
+  }
+}
+
+TEST(AttentionTest, ImplementationsAgreeForHeadsOfEveryWidth) {
+  for (const DType dtype : {DType::kBf16, DType::kF32, DType::kF64}) {
+    for (const int64_t head_dim : {1, 33, 64, 65, 112, 128, 129, 192, 255, 256}) {
+      const Heads sizes = {.heads = 2, .kv_heads = 1, .head_dim = head_dim};
+      ExpectForwardAgrees({{5, 37}, {5, 70}}, sizes, dtype, dtype);
+      ExpectBackwardAgrees({{5, 37}, {5, 70}}, sizes, dtype, dtype);
+    }
+  }
+}
+
+TEST(AttentionTest, OwnDeviceKernelsRefuseHeadsOfMoreThan256Elements) {
+  AttentionCase c({3}, {.heads = 1, .kv_heads = 1, .head_dim = 257}, DType::kF32);
+  EXPECT_THAT(Named(AttentionForwardImplementations(), "cuda").accepts(c.forward()),
+              HasSubstr("heads of more than 256 elements"));
+  EXPECT_THAT(Named(AttentionBackwardImplementations(), "cuda").accepts(c.backward()),
+              HasSubstr("heads of more than 256 elements"));
 }
 
 // One, two and five threads: with five, the backward takes its items by block instead of by head.
@@ -207,13 +277,13 @@ TEST(AttentionTest, ThreadsDoNotChangeBits) {
 
 // A document's outputs and gradients do not depend on the other documents' contents, lengths or
 // number, nor on its own place among them.
-void ExpectDocumentsAreIsolated() {
+void ExpectDocumentsAreIsolated(const Runner& run, const std::vector<DType>& dtypes) {
   Execution execution({.num_threads = 2});
   const Heads sizes = {.heads = 2, .kv_heads = 1, .head_dim = 20};
-  for (const DType dtype : {DType::kBf16, DType::kF32}) {
+  for (const DType dtype : dtypes) {
     AttentionCase alone({61}, sizes, dtype);
-    ASSERT_OK(AttentionForward(execution, alone.forward()));
-    ASSERT_OK(AttentionBackward(execution, alone.backward()));
+    ASSERT_OK(run.Forward(execution, alone.forward()));
+    ASSERT_OK(run.Backward(execution, alone.backward()));
     for (const std::vector<int32_t>& before : {std::vector<int32_t>{1}, {200}, {3, 48, 5}}) {
       std::vector<int32_t> lengths = before;
       lengths.push_back(61);
@@ -227,8 +297,8 @@ void ExpectDocumentsAreIsolated() {
       place(packed.k, alone.k);
       place(packed.v, alone.v);
       place(packed.dout, alone.dout);
-      ASSERT_OK(AttentionForward(execution, packed.forward()));
-      ASSERT_OK(AttentionBackward(execution, packed.backward()));
+      ASSERT_OK(run.Forward(execution, packed.forward()));
+      ASSERT_OK(run.Backward(execution, packed.backward()));
       ExpectSameBits("out", packed.out.Slice(begin, end), alone.out);
       ExpectSameBits("dq", packed.dq.Slice(begin, end), alone.dq);
       ExpectSameBits("dk", packed.dk.Slice(begin, end), alone.dk);
@@ -238,46 +308,76 @@ void ExpectDocumentsAreIsolated() {
 }
 
 TEST(AttentionTest, DocumentsAreIsolatedBitForBit) {
-  ForEachSimdTarget(ExpectDocumentsAreIsolated);
+  ForEachSimdTarget([] { ExpectDocumentsAreIsolated({}, {DType::kBf16, DType::kF32}); });
+  ExpectDocumentsAreIsolated({DeviceKind::kCuda}, {DType::kBf16, DType::kF32, DType::kF64});
 }
 
-TEST(AttentionTest, ReadsAndWritesColumnsOfWiderMatrices) {
+TEST(AttentionTest, OwnDeviceKernelsRepeatBits) {
+  Execution execution;
+  const Runner run = {DeviceKind::kCuda};
+  const Heads sizes = {.heads = 4, .kv_heads = 2, .head_dim = 20};
+  for (const DType dtype : {DType::kBf16, DType::kF32, DType::kF64}) {
+    AttentionCase a(kTiledDocuments[1], sizes, dtype), b(kTiledDocuments[1], sizes, dtype);
+    for (AttentionCase* c : {&a, &b}) {
+      ASSERT_OK(run.Forward(execution, c->forward()));
+      ASSERT_OK(run.Backward(execution, c->backward()));
+    }
+    ExpectSameBits("out", a.out, b.out);
+    ExpectSameBits("log_sum_exp", a.log_sum_exp, b.log_sum_exp);
+    ExpectSameBits("dq", a.dq, b.dq);
+    ExpectSameBits("dk", a.dk, b.dk);
+    ExpectSameBits("dv", a.dv, b.dv);
+  }
+}
+
+// q, k and v beside each other, from the column `before` on.
+void ExpectColumnsOfWiderMatricesServe(const Runner& run, int64_t dim, int64_t before) {
   Execution execution({.num_threads = 2});
-  const int64_t dim = 20, width = 3 * dim;  // two query heads; key and value heads beside q
+  const int64_t width = before + 3 * dim;
   AttentionCase apart({5, 60}, {.heads = 1, .kv_heads = 1, .head_dim = dim}, DType::kBf16);
   AttentionCase together({5, 60}, {.heads = 1, .kv_heads = 1, .head_dim = dim}, DType::kBf16);
   Tensor qkv = Tensor::OnHost(DType::kBf16, {65, width});
   Tensor gradient = Tensor::OnHost(DType::kBf16, {65, width});
   const auto copy = [&](const Tensor& from, int64_t column) {
     for (int64_t t = 0; t < 65; ++t)
-      std::copy_n(from.data<BFloat16>() + t * dim, dim, qkv.data<BFloat16>() + t * width + column);
+      std::copy_n(from.data<BFloat16>() + t * dim, dim,
+                  qkv.data<BFloat16>() + t * width + before + column);
   };
   copy(apart.q, 0);
   copy(apart.k, dim);
   copy(apart.v, 2 * dim);
-  ASSERT_OK(AttentionForward(execution, apart.forward()));
-  ASSERT_OK(AttentionBackward(execution, apart.backward()));
+  ASSERT_OK(run.Forward(execution, apart.forward()));
+  ASSERT_OK(run.Backward(execution, apart.backward()));
   AttentionForwardArgs forward = together.forward();
   AttentionBackwardArgs backward = together.backward();
-  forward.q = backward.q = qkv.columns(0, dim);
-  forward.k = backward.k = qkv.columns(dim, dim);
-  forward.v = backward.v = qkv.columns(2 * dim, dim);
-  backward.dq = gradient.columns(0, dim);
-  backward.dk = gradient.columns(dim, dim);
-  backward.dv = gradient.columns(2 * dim, dim);
-  ASSERT_OK(AttentionForward(execution, forward));
-  ASSERT_OK(AttentionBackward(execution, backward));
+  forward.q = backward.q = qkv.columns(before, dim);
+  forward.k = backward.k = qkv.columns(before + dim, dim);
+  forward.v = backward.v = qkv.columns(before + 2 * dim, dim);
+  backward.dq = gradient.columns(before, dim);
+  backward.dk = gradient.columns(before + dim, dim);
+  backward.dv = gradient.columns(before + 2 * dim, dim);
+  ASSERT_OK(run.Forward(execution, forward));
+  ASSERT_OK(run.Backward(execution, backward));
   ExpectSameBits("out", together.out, apart.out);
   const auto expect = [&](const char* name, const Tensor& expected, int64_t column) {
     Tensor found = Tensor::OnHost(DType::kBf16, {65, dim});
     for (int64_t t = 0; t < 65; ++t)
-      std::copy_n(gradient.data<BFloat16>() + t * width + column, dim,
+      std::copy_n(gradient.data<BFloat16>() + t * width + before + column, dim,
                   found.data<BFloat16>() + t * dim);
     ExpectSameBits(name, found, expected);
   };
   expect("dq", apart.dq, 0);
   expect("dk", apart.dk, dim);
   expect("dv", apart.dv, 2 * dim);
+}
+
+TEST(AttentionTest, ReadsAndWritesColumnsOfWiderMatrices) {
+  ExpectColumnsOfWiderMatricesServe({}, 20, 0);
+  // Rows that can be read 16 bytes at a time, and the same ones where they cannot.
+  for (const int64_t before : {0, 8, 1}) {
+    SCOPED_TRACE(before);
+    ExpectColumnsOfWiderMatricesServe({DeviceKind::kCuda}, 64, before);
+  }
 }
 
 TEST(AttentionTest, RejectsHeadsThatKvHeadsDoNotDivide) {
