@@ -224,7 +224,7 @@ void AddKernels(CLI::App& bench, Action& action) {
   kernels->add_flag("--reference", options->reference, "The references too; they are slow");
   kernels->add_flag("--json", options->json, "Answers with one JSON object");
   kernels->footer(
-      "Examples: plait bench kernels --tokens 4096 --json; plait bench kernels --device CUDA\nA "
+      "Example: plait bench kernels --tokens 4096 --json; plait bench kernels --device CUDA\nA "
       "CPU's shapes are those of the demo's recipe, a GPU's those of Jamba 1.5 Large. A GPU's "
       "times are shares of what limits a kernel: bytes by the rate of a copy, matrix products by "
       "the best one, the scan by exponentials.");

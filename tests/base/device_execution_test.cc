@@ -183,14 +183,13 @@ TEST_F(DeviceExecutionTest, NothingAskedForIsNothingDone) {
   EXPECT_EQ(runtime_->Calls(), "");
 }
 
-TEST_F(DeviceExecutionTest, OnTheCpuToDeviceIsTheTensorItself) {
+TEST_F(DeviceExecutionTest, OnTheCpuBothWaysAreTheTensorItself) {
   Execution cpu;
   const Tensor host = HostTensor();
   ASSERT_OK_AND_ASSIGN(const Tensor same, cpu.ToDevice(host));
   EXPECT_EQ(same.raw(), host.raw());
-  ASSERT_OK_AND_ASSIGN(const Tensor copy, cpu.ToHost(host));
-  EXPECT_NE(copy.raw(), host.raw());
-  EXPECT_THAT(copy.values<float>(), ElementsAre(1, 2, 3));
+  ASSERT_OK_AND_ASSIGN(const Tensor again, cpu.ToHost(host));
+  EXPECT_EQ(again.raw(), host.raw());
 }
 
 TEST_F(DeviceExecutionTest, ErrorsOfTheDeviceAreReturned) {
