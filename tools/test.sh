@@ -80,7 +80,7 @@ for source in $(grep -lE "$starts_threads" tests/*/*_test.cc || true); do
   # dozens of ranks take ten minutes each; layouts_test runs the same communicators and the same sharder.
   case $name in
     *_slow_test | distributed/* | model/*) ;;
-    trainer/memory_plan_test | trainer/ranked_run_test | trainer/pipeline_test) ;;
+    trainer/memory_plan_test | trainer/ranked_run_test | trainer/pipeline_test | trainer/device_run_test) ;;
     *) threaded+=("${name/\//_}") ;;
   esac
 done
