@@ -57,10 +57,6 @@ Runs MakeRuns(int64_t tokens, int64_t channels, int64_t channels_of_group) {
   return runs;
 }
 
-unsigned Blocks(int64_t threads) {
-  return static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads);
-}
-
 // Input at `row` of a document: of x, and of the state (or zero) before its begin.
 template <class T>
 __device__ __forceinline__ const T* InputRow(const ConstMatrixView& x, const ConstMatrixView& state,
@@ -413,13 +409,14 @@ absl::Status RunForward(Execution& execution, const CausalConvolutionForwardArgs
   const auto kernel = any_width ? AnyWidthForwardKernel<T>
                       : packs   ? ForwardKernel<T, kChannels>
                                 : ForwardKernel<T, 1>;
-  PLAIT_RETURN_IF_ERROR(ToStatus(LaunchKernel(kernel, {Blocks(runs.threads())}, {kBlockThreads}, 0,
-                                              stream, args, runs, offsets),
+  PLAIT_RETURN_IF_ERROR(ToStatus(LaunchKernel(kernel, {BlocksFor(runs.threads(), kBlockThreads)},
+                                              {kBlockThreads}, 0, stream, args, runs, offsets),
                                  "causal_convolution forward"));
   if (!args.final_state) return absl::OkStatus();
-  return ToStatus(LaunchKernel(FinalStateKernel<T>, {Blocks(args.documents * args.x.columns)},
-                               {kBlockThreads}, 0, stream, args, offsets),
-                  "causal_convolution forward");
+  return ToStatus(
+      LaunchKernel(FinalStateKernel<T>, {BlocksFor(args.documents * args.x.columns, kBlockThreads)},
+                   {kBlockThreads}, 0, stream, args, offsets),
+      "causal_convolution forward");
 }
 
 template <class T>
@@ -441,17 +438,20 @@ absl::Status RunBackward(Execution& execution, const CausalConvolutionBackwardAr
   const auto kernel = any_width ? AnyWidthBackwardKernel<T>
                       : packs   ? BackwardKernel<T, kChannels>
                                 : BackwardKernel<T, 1>;
-  PLAIT_RETURN_IF_ERROR(ToStatus(LaunchKernel(kernel, {Blocks(runs.threads())}, {kBlockThreads}, 0,
-                                              stream, args, runs, offsets, partial.data<A>()),
-                                 "causal_convolution backward"));
   PLAIT_RETURN_IF_ERROR(
-      ToStatus(LaunchKernel(AddPartialsKernel<A>, {Blocks((width + 1) * channels)}, {kBlockThreads},
-                            0, stream, partial.data<A>(), runs.count(), args.dweight, args.dbias),
+      ToStatus(LaunchKernel(kernel, {BlocksFor(runs.threads(), kBlockThreads)}, {kBlockThreads}, 0,
+                            stream, args, runs, offsets, partial.data<A>()),
+               "causal_convolution backward"));
+  PLAIT_RETURN_IF_ERROR(
+      ToStatus(LaunchKernel(AddPartialsKernel<A>,
+                            {BlocksFor((width + 1) * channels, kBlockThreads)}, {kBlockThreads}, 0,
+                            stream, partial.data<A>(), runs.count(), args.dweight, args.dbias),
                "causal_convolution backward"));
   if (!args.dinitial_state) return absl::OkStatus();
-  return ToStatus(LaunchKernel(InitialGradientKernel<T>, {Blocks(args.documents * channels)},
-                               {kBlockThreads}, 0, stream, args, offsets),
-                  "causal_convolution backward");
+  return ToStatus(
+      LaunchKernel(InitialGradientKernel<T>, {BlocksFor(args.documents * channels, kBlockThreads)},
+                   {kBlockThreads}, 0, stream, args, offsets),
+      "causal_convolution backward");
 }
 
 std::string Accepts(DType x, DType weight, const ConstVectorView& bias) {

@@ -1,6 +1,7 @@
-// Element types of a kernel's arguments as types, and launch codes as Status.
+// Element types of a kernel's arguments as types, and the blocks of a launch.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -35,6 +36,11 @@ template <class Body>
 auto DispatchWide(DType dtype, Body&& body) {
   if (dtype == DType::kF64) return body(TypeTag<double>());
   return body(TypeTag<float>());
+}
+
+// Blocks that hold `work` pieces, `per_block` each.
+constexpr unsigned BlocksFor(int64_t work, int64_t per_block) {
+  return static_cast<unsigned>((work + per_block - 1) / per_block);
 }
 
 constexpr bool IsFloating(DType dtype) {

@@ -124,26 +124,22 @@ __global__ void __launch_bounds__(kRowBlockThreads)
   StoreVector(sums, count, args.dtable.row<A>(id) + d);
 }
 
-unsigned BlocksOf(int64_t threads) {
-  return static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads);
-}
-
 absl::Status GroupTokens(Execution& execution, const EmbeddingBackwardArgs& args,
                          const TokenGroups& groups) {
   const int64_t tokens = args.dy.rows, vocabulary = args.dtable.rows;
   StreamHandle stream = execution.compute().handle();
   const char* const what = "embedding backward";
-  PLAIT_RETURN_IF_ERROR(ToStatus(LaunchKernel(CountKernel, {BlocksOf(tokens)}, {kBlockThreads}, 0,
-                                              stream, args.ids, tokens, groups),
+  PLAIT_RETURN_IF_ERROR(ToStatus(LaunchKernel(CountKernel, {BlocksFor(tokens, kBlockThreads)},
+                                              {kBlockThreads}, 0, stream, args.ids, tokens, groups),
                                  what));
-  PLAIT_RETURN_IF_ERROR(ToStatus(LaunchKernel(BeginKernel, {BlocksOf(vocabulary)}, {kBlockThreads},
-                                              0, stream, vocabulary, groups),
+  PLAIT_RETURN_IF_ERROR(ToStatus(LaunchKernel(BeginKernel, {BlocksFor(vocabulary, kBlockThreads)},
+                                              {kBlockThreads}, 0, stream, vocabulary, groups),
                                  what));
-  PLAIT_RETURN_IF_ERROR(ToStatus(LaunchKernel(ArriveKernel, {BlocksOf(tokens)}, {kBlockThreads}, 0,
-                                              stream, args.ids, tokens, groups),
+  PLAIT_RETURN_IF_ERROR(ToStatus(LaunchKernel(ArriveKernel, {BlocksFor(tokens, kBlockThreads)},
+                                              {kBlockThreads}, 0, stream, args.ids, tokens, groups),
                                  what));
-  return ToStatus(LaunchKernel(SortKernel, {BlocksOf(tokens)}, {kBlockThreads}, 0, stream, args.ids,
-                               tokens, groups),
+  return ToStatus(LaunchKernel(SortKernel, {BlocksFor(tokens, kBlockThreads)}, {kBlockThreads}, 0,
+                               stream, args.ids, tokens, groups),
                   what);
 }
 

@@ -260,10 +260,6 @@ __global__ void __launch_bounds__(kBlockThreads) CombineRowsKernel(CombineRowsAr
   }
 }
 
-unsigned Blocks(int64_t work, int64_t per_block) {
-  return static_cast<unsigned>((work + per_block - 1) / per_block);
-}
-
 std::string AcceptsRouter(DType dtype, int64_t experts, std::initializer_list<DType> others) {
   if (dtype != DType::kF32 && dtype != DType::kF64) return Name(dtype);
   for (const DType other : others) {
@@ -301,7 +297,7 @@ absl::Status RouterForward(Execution& execution, const RouterForwardArgs& args) 
     using A = typename decltype(a)::Type;
     constexpr int kLanes = decltype(lanes)::value;
     return ToStatus(LaunchKernel(RouterForwardKernel<A, kLanes>,
-                                 {Blocks(args.logits.rows, kBlockThreads / kLanes)},
+                                 {BlocksFor(args.logits.rows, kBlockThreads / kLanes)},
                                  {kBlockThreads}, 0, execution.compute().handle(), args),
                     "router forward");
   });
@@ -322,10 +318,10 @@ absl::Status RouterBackward(Execution& execution, const RouterBackwardArgs& args
       args.probabilities.dtype, args.probabilities.columns, [&](auto a, auto lanes) {
         using A = typename decltype(a)::Type;
         constexpr int kLanes = decltype(lanes)::value;
-        return ToStatus(
-            LaunchKernel(RouterBackwardKernel<A, kLanes>, {Blocks(tokens, kBlockThreads / kLanes)},
-                         {kBlockThreads}, 0, execution.compute().handle(), args),
-            "router backward");
+        return ToStatus(LaunchKernel(RouterBackwardKernel<A, kLanes>,
+                                     {BlocksFor(tokens, kBlockThreads / kLanes)}, {kBlockThreads},
+                                     0, execution.compute().handle(), args),
+                        "router backward");
       });
 }
 
@@ -341,7 +337,7 @@ absl::Status ExpertPermutation(Execution& execution, const ExpertPermutationArgs
                                  args.experts),
                     "expert permutation");
   }
-  const unsigned tiles = Blocks(pairs, kTilePairs);
+  const unsigned tiles = BlocksFor(pairs, kTilePairs);
   const auto expert_bytes = static_cast<size_t>(args.experts) * sizeof(int32_t);
   Tensor counts = execution.Empty(DType::kI32, {args.experts, int64_t{tiles}});
   PLAIT_RETURN_IF_ERROR(
@@ -349,8 +345,8 @@ absl::Status ExpertPermutation(Execution& execution, const ExpertPermutationArgs
                             pairs, counts.data<int32_t>()),
                "expert permutation"));
   // No more threads than there are counts.
-  const int64_t threads =
-      std::min<int64_t>(1024, Blocks(counts.num_elements(), kWarpThreads) * int64_t{kWarpThreads});
+  const int64_t threads = std::min<int64_t>(
+      1024, BlocksFor(counts.num_elements(), kWarpThreads) * int64_t{kWarpThreads});
   PLAIT_RETURN_IF_ERROR(
       ToStatus(LaunchKernel(PrefixKernel, {1}, {static_cast<unsigned>(threads)}, 0, stream,
                             counts.data<int32_t>(), args.experts, int64_t{tiles}, args.offsets),
@@ -377,7 +373,7 @@ absl::Status CombineRows(Execution& execution, const CombineRowsArgs& args) {
       auto* kernel = CombineRowsKernel<T, T, kCount>;
       if (args.out.dtype != args.rows.dtype) kernel = CombineRowsKernel<T, Accumulator<T>, kCount>;
       const int64_t threads = std::min<int64_t>(
-          kBlockThreads, Blocks(dim, kCount * kWarpThreads) * int64_t{kWarpThreads});
+          kBlockThreads, BlocksFor(dim, kCount * kWarpThreads) * int64_t{kWarpThreads});
       return ToStatus(
           LaunchKernel(kernel, {static_cast<unsigned>(tokens)}, {static_cast<unsigned>(threads)}, 0,
                        execution.compute().handle(), args),

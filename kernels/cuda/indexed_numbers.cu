@@ -7,10 +7,6 @@ namespace {
 
 constexpr int kBlockThreads = 256;
 
-unsigned BlocksFor(int64_t elements) {
-  return static_cast<unsigned>((elements + kBlockThreads - 1) / kBlockThreads);
-}
-
 template <class T>
 __global__ void GatherKernel(const T* values, const int32_t* index, T* out, int64_t count) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -28,9 +24,9 @@ __global__ void ScatterKernel(const T* values, const int32_t* index, T* out, int
 absl::Status GatherNumbers(Execution& execution, const GatherNumbersArgs& args) {
   return DispatchWide(args.values.dtype, [&](auto t) {
     using T = typename decltype(t)::Type;
-    return ToStatus(LaunchKernel(GatherKernel<T>, {BlocksFor(args.out.size)}, {kBlockThreads}, 0,
-                                 execution.compute().handle(), args.values.as<T>(), args.index,
-                                 args.out.as<T>(), args.out.size),
+    return ToStatus(LaunchKernel(GatherKernel<T>, {BlocksFor(args.out.size, kBlockThreads)},
+                                 {kBlockThreads}, 0, execution.compute().handle(),
+                                 args.values.as<T>(), args.index, args.out.as<T>(), args.out.size),
                     "gather of numbers");
   });
 }
@@ -38,10 +34,11 @@ absl::Status GatherNumbers(Execution& execution, const GatherNumbersArgs& args) 
 absl::Status ScatterNumbers(Execution& execution, const ScatterNumbersArgs& args) {
   return DispatchWide(args.values.dtype, [&](auto t) {
     using T = typename decltype(t)::Type;
-    return ToStatus(LaunchKernel(ScatterKernel<T>, {BlocksFor(args.values.size)}, {kBlockThreads},
-                                 0, execution.compute().handle(), args.values.as<T>(), args.index,
-                                 args.out.as<T>(), args.values.size),
-                    "scatter of numbers");
+    return ToStatus(
+        LaunchKernel(ScatterKernel<T>, {BlocksFor(args.values.size, kBlockThreads)},
+                     {kBlockThreads}, 0, execution.compute().handle(), args.values.as<T>(),
+                     args.index, args.out.as<T>(), args.values.size),
+        "scatter of numbers");
   });
 }
 

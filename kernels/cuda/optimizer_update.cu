@@ -98,7 +98,7 @@ absl::Status LaunchAdamW(Execution& execution, const AdamWUpdateArgs& args) {
     constexpr int kCount = decltype(count)::value;
     const int64_t head = std::max<int64_t>(aligned_head, 0);
     const int64_t threads = std::max(head, (args.parameter.size - head + kCount - 1) / kCount);
-    const auto blocks = static_cast<unsigned>((threads + kBlockThreads - 1) / kBlockThreads);
+    const unsigned blocks = BlocksFor(threads, kBlockThreads);
     return ToStatus(LaunchKernel(AdamWKernel<A, C, kCount>, {blocks}, {kBlockThreads}, 0,
                                  execution.compute().handle(), args, AdamWFactors<A>(args), head),
                     "adamw_update");
@@ -157,8 +157,7 @@ std::string AcceptsSquaredNorm(const SquaredNormArgs& args) {
 absl::Status SquaredNorm(Execution& execution, const SquaredNormArgs& args) {
   constexpr int kTilesOfBlock = kBlockThreads / kWarpThreads;
   constexpr int kLaneElements = static_cast<int>(kSquaredNormTile) / kWarpThreads;
-  const auto blocks =
-      static_cast<unsigned>((args.tile_sums.size + kTilesOfBlock - 1) / kTilesOfBlock);
+  const unsigned blocks = BlocksFor(args.tile_sums.size, kTilesOfBlock);
   return DispatchWide(args.x.dtype, [&](auto t) {
     using T = typename decltype(t)::Type;
     const auto kernel =

@@ -4,7 +4,7 @@
 
 #include "base/execution.h"
 #include "kernels/cuda/device.h"
-#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/dispatch.h"
 
 namespace plait::cuda {
 
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kPartialColumns* kPartialTeams)
 template <class A, class G>
 absl::Status AddPartials(Execution& execution, const A* partial, int64_t rows, int64_t dim, G* out,
                          const char* what) {
-  const auto blocks = static_cast<unsigned>((dim + kPartialColumns - 1) / kPartialColumns);
+  const unsigned blocks = BlocksFor(dim, kPartialColumns);
   return ToStatus(LaunchKernel(AddPartialsKernel<A, G>, {blocks}, {kPartialColumns, kPartialTeams},
                                0, execution.compute().handle(), partial, rows, dim, out),
                   what);

@@ -396,10 +396,6 @@ ScanBlock BackwardBlock(int64_t channels, int64_t states) {
   });
 }
 
-unsigned Blocks(int64_t threads) {
-  return static_cast<unsigned>((threads + kScanThreads - 1) / kScanThreads);
-}
-
 template <class T>
 absl::Status Backward(Execution& execution, SelectiveScanBackwardArgs args) {
   using A = Accumulator<T>;
@@ -423,9 +419,10 @@ absl::Status Backward(Execution& execution, SelectiveScanBackwardArgs args) {
     }
   }
   if (args.dinitial_state) {
-    PLAIT_RETURN_IF_ERROR(ToStatus(LaunchKernel(PassEmptyDocumentsKernel<A>, {Blocks(channels)},
-                                                {kThreads}, 0, stream, args, offsets),
-                                   kName));
+    PLAIT_RETURN_IF_ERROR(
+        ToStatus(LaunchKernel(PassEmptyDocumentsKernel<A>, {BlocksFor(channels, kScanThreads)},
+                              {kThreads}, 0, stream, args, offsets),
+                 kName));
   }
   if (tokens == 0) return absl::OkStatus();
   const ScanBlock block = BackwardBlock<A>(channels, states);
@@ -441,13 +438,14 @@ absl::Status Backward(Execution& execution, SelectiveScanBackwardArgs args) {
                    parameter_partials.data<A>()),
       kName));
   PLAIT_RETURN_IF_ERROR(ToStatus(
-      LaunchKernel(AddRowPartialsKernel<A>, {Blocks(tokens * 2 * PaddedStates(states))}, {kThreads},
-                   0, stream, row_partials.data<A>(), blocks, args.db, args.dc),
+      LaunchKernel(AddRowPartialsKernel<A>,
+                   {BlocksFor(tokens * 2 * PaddedStates(states), kScanThreads)}, {kThreads}, 0,
+                   stream, row_partials.data<A>(), blocks, args.db, args.dc),
       kName));
-  return ToStatus(
-      LaunchKernel(AddParameterPartialsKernel<A>, {Blocks((states + 2) * channels)}, {kThreads}, 0,
-                   stream, args, parameter_partials.data<A>(), segments.count()),
-      kName);
+  return ToStatus(LaunchKernel(AddParameterPartialsKernel<A>,
+                               {BlocksFor((states + 2) * channels, kScanThreads)}, {kThreads}, 0,
+                               stream, args, parameter_partials.data<A>(), segments.count()),
+                  kName);
 }
 
 }  // namespace

@@ -209,10 +209,6 @@ __global__ void __launch_bounds__(kScanThreads) CopyKernel(ConstMatrixView from,
   if (row < from.rows) to[thread] = from.row<A>(row)[thread % from.columns];
 }
 
-unsigned Blocks(int64_t threads) {
-  return static_cast<unsigned>((threads + kScanThreads - 1) / kScanThreads);
-}
-
 template <class A>
 ScanBlock SummaryBlock(int64_t channels, int64_t states) {
   const bool in_registers = states == 8 || states == 16;
@@ -254,7 +250,7 @@ absl::Status CarryOverSegments(Execution& execution, const SummaryArgs& args,
   return DispatchWide(StatisticsDType(args.dt.dtype), [&](auto a) {
     using A = typename decltype(a)::Type;
     return ToStatus(LaunchKernel(CarryOverSegmentsKernel<A, kDirection>,
-                                 {Blocks(args.a_log.rows * args.a_log.columns)},
+                                 {BlocksFor(args.a_log.rows * args.a_log.columns, kScanThreads)},
                                  {static_cast<unsigned>(kScanThreads)}, 0,
                                  execution.compute().handle(), args, before, last, delta_sum),
                     "selective_scan_summary");
@@ -342,10 +338,11 @@ absl::StatusOr<Tensor> CopyOfStates(Execution& execution, const ConstMatrixView&
   Tensor copy = execution.Empty(states.dtype, {states.rows, states.columns});
   PLAIT_RETURN_IF_ERROR(DispatchWide(states.dtype, [&](auto a) {
     using A = typename decltype(a)::Type;
-    return ToStatus(LaunchKernel(CopyKernel<A>, {Blocks(states.rows * states.columns)},
-                                 {static_cast<unsigned>(kScanThreads)}, 0,
-                                 execution.compute().handle(), states, copy.data<A>()),
-                    "selective_scan");
+    return ToStatus(
+        LaunchKernel(CopyKernel<A>, {BlocksFor(states.rows * states.columns, kScanThreads)},
+                     {static_cast<unsigned>(kScanThreads)}, 0, execution.compute().handle(), states,
+                     copy.data<A>()),
+        "selective_scan");
   }));
   return copy;
 }
@@ -414,7 +411,8 @@ absl::Status SelectiveScanCarry(Execution& execution, const SelectiveScanCarryAr
   return DispatchWide(args.a_log.dtype, [&](auto a) {
     using A = typename decltype(a)::Type;
     return ToStatus(
-        LaunchKernel(CarryKernel<A>, {Blocks(args.a_log.rows * args.a_log.columns)},
+        LaunchKernel(CarryKernel<A>,
+                     {BlocksFor(args.a_log.rows * args.a_log.columns, kScanThreads)},
                      {static_cast<unsigned>(kScanThreads)}, 0, execution.compute().handle(), args),
         "selective_scan_carry");
   });

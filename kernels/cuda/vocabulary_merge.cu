@@ -30,8 +30,7 @@ __global__ void MergeKernel(VocabularyMergeArgs args) {
 }  // namespace
 
 absl::Status VocabularyMerge(Execution& execution, const VocabularyMergeArgs& args) {
-  const auto blocks =
-      static_cast<unsigned>((args.parts.columns + kBlockThreads - 1) / kBlockThreads);
+  const unsigned blocks = BlocksFor(args.parts.columns, kBlockThreads);
   return DispatchWide(args.parts.dtype, [&](auto t) {
     using T = typename decltype(t)::Type;
     return ToStatus(LaunchKernel(MergeKernel<T>, {blocks}, {kBlockThreads}, 0,
