@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/cudnn_attention.h"
 #include "kernels/reference/attention.h"
 #include "kernels/shape_check.h"
 
@@ -11,12 +12,14 @@ namespace {
 constexpr Implementation<AttentionForwardArgs> kForward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsAttentionForward, cpu::AttentionForward},
     {"reference", DeviceKind::kCpu, AcceptsAll<AttentionForwardArgs>, reference::AttentionForward},
+    {"cudnn", DeviceKind::kCuda, cuda::AcceptsCudnnAttentionForward, cuda::CudnnAttentionForward},
     {"cuda", DeviceKind::kCuda, cuda::AcceptsAttentionForward, cuda::AttentionForward},
 };
 constexpr Implementation<AttentionBackwardArgs> kBackward[] = {
     {"simd", DeviceKind::kCpu, cpu::AcceptsAttentionBackward, cpu::AttentionBackward},
     {"reference", DeviceKind::kCpu, AcceptsAll<AttentionBackwardArgs>,
      reference::AttentionBackward},
+    {"cudnn", DeviceKind::kCuda, cuda::AcceptsCudnnAttentionBackward, cuda::CudnnAttentionBackward},
     {"cuda", DeviceKind::kCuda, cuda::AcceptsAttentionBackward, cuda::AttentionBackward},
 };
 

@@ -6,7 +6,9 @@ set(PLAIT_DEVICE_SOURCES
   attention.cu
   attention_backward.cu
   attention_merge.cu
+  attention_statistics.cu
   causal_convolution.cu
+  cudnn_attention_calls.cc
   elementwise.cu
   embedding.cu
   expert_routing.cu
@@ -28,6 +30,7 @@ set(PLAIT_DEVICE_SOURCES
 # Around libraries that exist on a device alone; the emulation has its own in their place.
 set(PLAIT_CUDA_ONLY_SOURCES
   cublaslt_library.cc
+  cudnn_attention.cc
   cutlass_grouped_matmul.cu
   library_product.cc
   runtime.cc)
