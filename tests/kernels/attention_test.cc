@@ -83,7 +83,8 @@ double FactorError(absl::string_view implementation, DType dtype) {
   return implementation == "cudnn" ? RoundingError(dtype) : 0;
 }
 
-void ExpectForwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtype, DType result) {
+void ExpectForwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtype, DType result,
+                         DeviceKind device) {
   SCOPED_TRACE(testing::Message() << "head_dim " << sizes.head_dim << " " << Name(dtype) << " to "
                                   << Name(result) << " last document " << lengths.queries.back()
                                   << " of " << lengths.keys.back());
@@ -95,6 +96,7 @@ void ExpectForwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtype
   const double terms = static_cast<double>(*std::ranges::max_element(lengths.keys) + 16);
   const double error = 2 * ScoreError(expected) + 2 * terms * WorkingError(dtype);
   for (const auto& implementation : AttentionForwardImplementations()) {
+    if (implementation.device != device) continue;
     SCOPED_TRACE(implementation.name);
     AttentionCase found(lengths, sizes, dtype, result);
     if (!implementation.accepts(found.forward()).empty()) continue;
@@ -114,25 +116,26 @@ void ExpectForwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtype
   }
 }
 
-void ExpectForwardsAgree() {
+void ExpectForwardsAgree(DeviceKind device) {
   for (const DType dtype : {DType::kBf16, DType::kF32}) {
     for (const int64_t head_dim : {8, 20, 64, 80}) {
       const Heads sizes = {.heads = 2, .kv_heads = 1, .head_dim = head_dim};
-      ExpectForwardAgrees({1, 5, 33, 130}, sizes, dtype, dtype);
-      ExpectForwardAgrees({{1, 5, 2, 33, 49}, {9, 50, 195, 33, 60}}, sizes, dtype, dtype);
+      ExpectForwardAgrees({1, 5, 33, 130}, sizes, dtype, dtype, device);
+      ExpectForwardAgrees({{1, 5, 2, 33, 49}, {9, 50, 195, 33, 60}}, sizes, dtype, dtype, device);
     }
     // Several key blocks, and one query beside a long cache.
     const Heads sizes = {.heads = 3, .kv_heads = 3, .head_dim = 16};
-    ExpectForwardAgrees({{420, 1}, {420, 400}}, sizes, dtype, DType::kF32);
+    ExpectForwardAgrees({{420, 1}, {420, 400}}, sizes, dtype, DType::kF32, device);
     // Every query sees all keys, also where they are fewer or none.
     ExpectForwardAgrees(
         {{1, 0, 1, 60, 33, 2, 100}, {9, 3, 0, 20, 0, 250, 100}, AttentionMask::kNone}, sizes, dtype,
-        DType::kF32);
+        DType::kF32, device);
   }
 }
 
 TEST(AttentionTest, ForwardImplementationsAgreeWithTheReference) {
-  ForEachSimdTarget(ExpectForwardsAgree);
+  ForEachSimdTarget([] { ExpectForwardsAgree(DeviceKind::kCpu); });
+  ExpectForwardsAgree(DeviceKind::kCuda);
 }
 
 // Over the keys, of the probabilities with which the group's queries read one: dv where dout = 1.
@@ -145,7 +148,8 @@ double LargestSumOfProbabilities(const Lengths& lengths, const Heads& sizes, DTy
   return *std::ranges::max_element(c.dv.Converted(DType::kF64).values<double>());
 }
 
-void ExpectBackwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtype, DType result) {
+void ExpectBackwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtype, DType result,
+                          DeviceKind device) {
   SCOPED_TRACE(testing::Message() << "head_dim " << sizes.head_dim << " " << Name(dtype) << " to "
                                   << Name(result) << " last document " << lengths.queries.back()
                                   << " of " << lengths.keys.back());
@@ -168,6 +172,7 @@ void ExpectBackwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtyp
   const double summed = probability + (longest * group + sizes.head_dim) * working;
   const double weight = LargestSumOfProbabilities(lengths, sizes, dtype);
   for (const auto& implementation : AttentionBackwardImplementations()) {
+    if (implementation.device != device) continue;
     SCOPED_TRACE(implementation.name);
     AttentionCase found(lengths, sizes, dtype, result);
     found.out = expected.out;
@@ -184,26 +189,27 @@ void ExpectBackwardAgrees(const Lengths& lengths, const Heads& sizes, DType dtyp
   }
 }
 
-void ExpectBackwardsAgree() {
+void ExpectBackwardsAgree(DeviceKind device) {
   for (const DType dtype : {DType::kBf16, DType::kF32}) {
     for (const int64_t head_dim : {8, 20, 64, 80}) {
       const Heads sizes = {.heads = 2, .kv_heads = 1, .head_dim = head_dim};
-      ExpectBackwardAgrees({1, 5, 33, 130}, sizes, dtype, dtype);
+      ExpectBackwardAgrees({1, 5, 33, 130}, sizes, dtype, dtype, device);
     }
     const Heads sizes = {.heads = 3, .kv_heads = 3, .head_dim = 16};
-    ExpectBackwardAgrees({420, 1}, sizes, dtype, dtype);
+    ExpectBackwardAgrees({420, 1}, sizes, dtype, dtype, device);
     // Queries at the end of their documents; keys that none sees.
     const Heads grouped = {.heads = 4, .kv_heads = 2, .head_dim = 20};
     ExpectBackwardAgrees({{1, 5, 70, 33, 0, 110}, {9, 50, 260, 33, 30, 400}}, grouped, dtype,
-                         DType::kF32);
+                         DType::kF32, device);
     ExpectBackwardAgrees(
         {{1, 0, 1, 60, 33, 2, 100}, {9, 3, 0, 20, 0, 250, 100}, AttentionMask::kNone}, grouped,
-        dtype, DType::kF32);
+        dtype, DType::kF32, device);
   }
 }
 
 TEST(AttentionTest, BackwardImplementationsAgreeWithTheReference) {
-  ForEachSimdTarget(ExpectBackwardsAgree);
+  ForEachSimdTarget([] { ExpectBackwardsAgree(DeviceKind::kCpu); });
+  ExpectBackwardsAgree(DeviceKind::kCuda);
 }
 
 // Tiles of 16 to 64 rows that end inside of documents, at their ends, and one row beside them;
@@ -214,25 +220,25 @@ const std::vector<Lengths> kTiledDocuments = {
     {{63, 0, 64, 2, 40}, {65, 7, 0, 130, 16}, AttentionMask::kNone},
 };
 
-TEST(AttentionTest, ImplementationsAgreeWhereTilesEndInsideDocuments) {
+TEST(AttentionTest, DeviceKernelsAgreeWhereTilesEndInsideDocuments) {
   for (const Lengths& lengths : kTiledDocuments) {
     for (const auto& [dtype, result] : {std::pair{DType::kBf16, DType::kBf16},
                                         {DType::kBf16, DType::kF32},
                                         {DType::kF32, DType::kF32},
                                         {DType::kF64, DType::kF64}}) {
       const Heads sizes = {.heads = 4, .kv_heads = 2, .head_dim = 40};
-      ExpectForwardAgrees(lengths, sizes, dtype, result);
-      ExpectBackwardAgrees(lengths, sizes, dtype, result);
+      ExpectForwardAgrees(lengths, sizes, dtype, result, DeviceKind::kCuda);
+      ExpectBackwardAgrees(lengths, sizes, dtype, result, DeviceKind::kCuda);
     }
   }
 }
 
-TEST(AttentionTest, ImplementationsAgreeForHeadsOfEveryWidth) {
+TEST(AttentionTest, DeviceKernelsAgreeForHeadsOfEveryWidth) {
   for (const DType dtype : {DType::kBf16, DType::kF32, DType::kF64}) {
     for (const int64_t head_dim : {1, 33, 64, 65, 112, 128, 129, 192, 255, 256}) {
       const Heads sizes = {.heads = 2, .kv_heads = 1, .head_dim = head_dim};
-      ExpectForwardAgrees({{5, 37}, {5, 70}}, sizes, dtype, dtype);
-      ExpectBackwardAgrees({{5, 37}, {5, 70}}, sizes, dtype, dtype);
+      ExpectForwardAgrees({{5, 37}, {5, 70}}, sizes, dtype, dtype, DeviceKind::kCuda);
+      ExpectBackwardAgrees({{5, 37}, {5, 70}}, sizes, dtype, dtype, DeviceKind::kCuda);
     }
   }
 }
