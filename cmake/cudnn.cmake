@@ -8,6 +8,8 @@ set(PLAIT_HAS_CUDNN OFF)
 
 # Sets `result` to the folder that holds `header`, asking each package folder of Python for it.
 function(plait_find_cudnn_header result header root package)
+  # Not kept from one configuration to the next: what is installed in between comes first.
+  unset(${result} CACHE)
   if(root)
     find_path(${result} ${header} PATHS ${root}/include ${root} NO_DEFAULT_PATH)
   else()
