@@ -3,6 +3,7 @@
 // SystemError, and DataLoss (a failed read).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -11,6 +12,16 @@
 #include "absl/status/statusor.h"
 
 namespace plait {
+
+// Large content is written in pieces that end at multiples of this offset, and are no longer. The
+// kernel takes memory for a file in blocks as large as a write and as aligned: blocks of MiBs are
+// memory that has lain idle, which a virtual machine may have to get from its host first (writes of
+// 4 MiB then reach a fifth of the rate of these), and at other offsets there are many small ones.
+inline constexpr int64_t kWriteBytes = 64 << 10;
+// Of `left` bytes that belong at `offset`, those of the next piece.
+inline int64_t NextWriteBytes(int64_t offset, int64_t left) {
+  return std::min(left, kWriteBytes - offset % kWriteBytes);
+}
 
 // "path: what: reason" of an errno: NotFound; PermissionDenied (read-only file systems, too);
 // FailedPrecondition where the path itself cannot do (a file where a folder must be, a name too

@@ -28,6 +28,8 @@ using hdf5::TypeHandle;
 static_assert(sizeof(hid_t) == sizeof(int64_t));
 
 constexpr int64_t kChunkBytes = 1 << 20;
+// Smaller accesses to contiguous datasets go through a buffer; HDF5's own size is that of a write.
+constexpr size_t kSieveBytes = 4 << 10;
 constexpr size_t kMaxAttributeBytes = 16 << 20;
 constexpr char kDtypeAttribute[] = "plait_dtype";
 
@@ -159,9 +161,19 @@ bool SelectRange(const SpaceHandle& file_space, int64_t begin, int64_t count) {
          H5Sselect_hyperslab(file_space.id(), H5S_SELECT_SET, &start, nullptr, &size, nullptr) >= 0;
 }
 
+// Of `count` elements of `width` bytes from `begin`, how many to write at once. Chunks go to the
+// file one by one by HDF5's doing, and only a contiguous dataset has a place there.
+int64_t NextWriteElements(hid_t dataset, int64_t begin, int64_t count, int64_t width) {
+  const haddr_t place = H5Dget_offset(dataset);
+  if (place == HADDR_UNDEF) return count;
+  const int64_t bytes = NextWriteBytes(static_cast<int64_t>(place) + begin * width, count * width);
+  return std::max<int64_t>(1, bytes / width);
+}
+
 hid_t FileAccess() {
   const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
   H5Pset_libver_bounds(access, H5F_LIBVER_LATEST, H5F_LIBVER_LATEST);
+  H5Pset_sieve_buf_size(access, kSieveBytes);
   H5Pset_fclose_degree(access,
                        H5F_CLOSE_SEMI);  // closing fails, rather than lingers, if a handle is open
   return access;
@@ -355,14 +367,17 @@ absl::Status Hdf5File::WriteRange(const std::string& name, Hdf5Type type, int64_
   DatasetHandle dataset(id);
   PLAIT_ASSIGN_OR_RETURN(const Hdf5Dataset description, DescribeOpen(id, path_, name));
   PLAIT_RETURN_IF_ERROR(CheckRange(path_, description, type, begin, count));
-  if (count == 0) return absl::OkStatus();
-  const hsize_t size = static_cast<hsize_t>(count);
-  SpaceHandle memory(H5Screate_simple(1, &size, nullptr)), space(H5Dget_space(id));
-  if (!memory.ok() || !SelectRange(space, begin, count) ||
-      H5Dwrite(id, NativeType(type), memory.id(), space.id(), H5P_DEFAULT, data) < 0) {
-    absl::Status failure = WriteFailed(name);
-    dataset.Abandon();
-    return failure;
+  for (int64_t done = 0, elements = 0; done < count; done += elements) {
+    elements = NextWriteElements(id, begin + done, count - done, SizeOf(type));
+    const hsize_t size = static_cast<hsize_t>(elements);
+    SpaceHandle memory(H5Screate_simple(1, &size, nullptr)), space(H5Dget_space(id));
+    if (!memory.ok() || !SelectRange(space, begin + done, elements) ||
+        H5Dwrite(id, NativeType(type), memory.id(), space.id(), H5P_DEFAULT,
+                 static_cast<const char*>(data) + done * SizeOf(type)) < 0) {
+      absl::Status failure = WriteFailed(name);
+      dataset.Abandon();
+      return failure;
+    }
   }
   if (!dataset.Close()) return WriteFailed(name);
   return absl::OkStatus();

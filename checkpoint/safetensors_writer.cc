@@ -55,8 +55,8 @@ absl::Status SafetensorsWriter::Write(int64_t begin, const void* data, int64_t s
   const char* from = static_cast<const char*>(data);
   const int64_t first = data_offset_ + begin;
   for (int64_t done = 0; done < size;) {
-    const ssize_t written =
-        ::pwrite(descriptor_, from + done, static_cast<size_t>(size - done), first + done);
+    const auto piece = static_cast<size_t>(NextWriteBytes(first + done, size - done));
+    const ssize_t written = ::pwrite(descriptor_, from + done, piece, first + done);
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return SystemError(path_, "cannot be written", errno);
     done += written;

@@ -26,7 +26,7 @@
 namespace plait {
 namespace {
 
-constexpr int64_t kPieceBytes = 4 << 20;
+constexpr int64_t kPieceBytes = 1 << 20;
 constexpr int64_t kDigestWords = 2;
 
 int64_t ElementsOf(const SourceTensor& source) {
@@ -174,8 +174,11 @@ class Transfer {
   const TransferDigests& digests() const { return digests_; }
 
  private:
+  // target_digest: absent where it is the source's.
   absl::Status Copy(size_t target, int64_t target_begin, const TensorSegment& segment,
-                    RunningDigest& target_digest);
+                    RunningDigest* target_digest);
+  // Whether the target's bytes are one source's, all of them.
+  bool IsOneSource(const PlannedTensor& target) const;
   absl::StatusOr<std::shared_ptr<const void>> Read(size_t source, int64_t begin, int64_t count);
 
   const TensorPlan& plan_;
@@ -205,7 +208,7 @@ absl::StatusOr<std::shared_ptr<const void>> Transfer::Read(size_t source, int64_
 }
 
 absl::Status Transfer::Copy(size_t target, int64_t target_begin, const TensorSegment& segment,
-                            RunningDigest& target_digest) {
+                            RunningDigest* target_digest) {
   const PlannedTensor& planned = plan_.targets[target];
   const SourceTensor& source = sources_[segment.source];
   const DType from = *DTypeFor(source.dtype);
@@ -221,20 +224,33 @@ absl::Status Transfer::Copy(size_t target, int64_t target_begin, const TensorSeg
                                           {data.get(), from, count}, converted.vector()));
       data = std::shared_ptr<const void>(std::make_shared<Tensor>(converted), converted.raw());
     }
-    target_digest.Add(target_begin + done, count, data.get(), static_cast<size_t>(count * width));
+    if (target_digest != nullptr) {
+      target_digest->Add(target_begin + done, count, data.get(),
+                         static_cast<size_t>(count * width));
+    }
     PLAIT_RETURN_IF_ERROR(writer_.Write(target, target_begin + done, count, std::move(data)));
   }
   return absl::OkStatus();
 }
 
+bool Transfer::IsOneSource(const PlannedTensor& target) const {
+  const TensorSegment& first = target.segments.front();
+  const SourceTensor& source = sources_[first.source];
+  return target.segments.size() == 1 && first.elements > 0 &&
+         first.elements == ElementsOf(source) && *DTypeFor(source.dtype) == target.dtype;
+}
+
 absl::Status Transfer::MakeTarget(size_t index) {
+  const PlannedTensor& target = plan_.targets[index];
+  const bool is_one_source = IsOneSource(target);
   RunningDigest digest;
   int64_t begin = 0;
-  for (const TensorSegment& segment : plan_.targets[index].segments) {
-    PLAIT_RETURN_IF_ERROR(Copy(index, begin, segment, digest));
+  for (const TensorSegment& segment : target.segments) {
+    PLAIT_RETURN_IF_ERROR(Copy(index, begin, segment, is_one_source ? nullptr : &digest));
     begin += segment.elements;
   }
-  digests_.targets[index] = digest.Hex();
+  digests_.targets[index] =
+      is_one_source ? digests_.sources[target.segments.front().source] : digest.Hex();
   return writer_.End(index, digests_.targets[index]);
 }
 
