@@ -311,21 +311,32 @@ TransferDeal DealTransfer(const TensorPlan& plan, std::span<const SourceTensor> 
                           int ranks) {
   const std::vector<size_t> group_of_source = GroupOfSource(plan, sources.size());
   std::map<size_t, int64_t> bytes_of_group;
+  int64_t total = 0;
   for (size_t i = 0; i < sources.size(); ++i) {
     bytes_of_group[group_of_source[i]] += BytesOf(sources[i]);
+    total += BytesOf(sources[i]);
   }
-  std::vector<std::pair<size_t, int64_t>> groups(bytes_of_group.begin(), bytes_of_group.end());
-  std::stable_sort(groups.begin(), groups.end(),
-                   [](const auto& a, const auto& b) { return a.second > b.second; });
-  // The largest first, each to the rank with the least.
   TransferDeal deal{std::vector<int>(plan.targets.size()), std::vector<int>(sources.size()),
                     std::vector<int64_t>(static_cast<size_t>(ranks))};
+  // A rank's targets lie side by side: ranks that write to one file wait for each other, and files
+  // written here and there take longer to reach the device.
   std::map<size_t, int> rank_of_group;
-  for (const auto& [group, bytes] : groups) {
-    const auto least = std::min_element(deal.bytes_of_rank.begin(), deal.bytes_of_rank.end());
-    *least += bytes;
-    rank_of_group[group] = static_cast<int>(least - deal.bytes_of_rank.begin());
+  int64_t dealt = 0;
+  const auto deal_group = [&](size_t group) {
+    const auto [found, is_new] = rank_of_group.try_emplace(group, 0);
+    if (!is_new) return;
+    const int64_t bytes = bytes_of_group.at(group);
+    const auto middle = static_cast<double>(dealt) + 0.5 * static_cast<double>(bytes);
+    found->second = std::min(
+        ranks - 1,
+        static_cast<int>(middle * ranks / std::max<double>(1, static_cast<double>(total))));
+    deal.bytes_of_rank[found->second] += bytes;
+    dealt += bytes;
+  };
+  for (const PlannedTensor& target : plan.targets) {
+    deal_group(group_of_source[target.segments[0].source]);
   }
+  for (const size_t group : group_of_source) deal_group(group);  // what has no target
   for (size_t i = 0; i < sources.size(); ++i) {
     deal.rank_of_source[i] = rank_of_group.at(group_of_source[i]);
   }
