@@ -70,12 +70,12 @@ absl::StatusOr<Tensor> ContextAttention::Swapped(Execution& execution,
   const Tensor own = rows.Slice(half, end);
   Tensor other = swapped.Slice(half, end);
   Stream& stream = execution.communication_after_compute();
-  // Sent before received on both sides: sending does not wait for the peer.
-  PLAIT_ASSIGN_OR_RETURN(const Event sent, context_.Send(stream, own.vector(), mirror));
-  PLAIT_ASSIGN_OR_RETURN(const Event received, context_.Receive(stream, other.vector(), mirror));
+  const Communicator::Sending send = {own.vector(), mirror};
+  const Communicator::Receiving receive = {other.vector(), mirror};
+  PLAIT_ASSIGN_OR_RETURN(const Event swap,
+                         context_.SendAndReceive(stream, {&send, 1}, {&receive, 1}));
   PLAIT_RETURN_IF_ERROR(CopyTo(execution, rows.Slice(0, half), swapped.Slice(0, half)));
-  PLAIT_RETURN_IF_ERROR(execution.compute().Wait(received));
-  PLAIT_RETURN_IF_ERROR(execution.compute().Wait(sent));
+  PLAIT_RETURN_IF_ERROR(execution.compute().Wait(swap));
   return swapped;
 }
 

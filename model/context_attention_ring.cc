@@ -1,7 +1,8 @@
 // The ring of context_attention.h. In step s a rank has the keys and values of the segment s before
 // its own. A parcel is [2 x keys, kv_heads x head_dim]: keys, then values. Messages of two
 // neighbours keep their order, so the order of the calls matters: a step first receives the
-// gradients that the rank before sent at the end of its step, then its next keys.
+// gradients that the rank before sent at the end of its step, then its next keys. A send may wait
+// for its receive: up the ranks nothing waits in a circle; what goes down, home, goes at the end.
 #include <utility>
 
 #include "base/status_macros.h"
@@ -44,22 +45,21 @@ class Ring {
 
   // Passes the parcel on and begins to receive the next. like: a tensor of its dtype and width.
   absl::Status BeginStep(Execution& execution, const Tensor& like) {
-    Stream& stream = execution.communication_after_compute();
-    if (passes_on()) {
-      PLAIT_ASSIGN_OR_RETURN(sent_, context_.Send(stream, parcel_.vector(), context_.rank() + 1));
-    }
+    std::vector<Communicator::Sending> sends;
+    std::vector<Communicator::Receiving> receives;
+    if (passes_on()) sends.push_back({parcel_.vector(), context_.rank() + 1});
     if (segment() > 0 && Visits(segment() - 1) > step_) {
       next_ = execution.Empty(like.dtype(), ParcelShape(segment() - 1, like));
-      PLAIT_ASSIGN_OR_RETURN(received_,
-                             context_.Receive(stream, next_.vector(), context_.rank() - 1));
+      receives.push_back({next_.vector(), context_.rank() - 1});
     }
+    PLAIT_ASSIGN_OR_RETURN(
+        passed_, context_.SendAndReceive(execution.communication_after_compute(), sends, receives));
     return absl::OkStatus();
   }
 
   absl::Status EndStep(Execution& execution) {
-    PLAIT_RETURN_IF_ERROR(execution.compute().Wait(sent_));
-    PLAIT_RETURN_IF_ERROR(execution.compute().Wait(received_));
-    sent_ = received_ = Event();
+    PLAIT_RETURN_IF_ERROR(execution.compute().Wait(passed_));
+    passed_ = Event();
     parcel_ = std::exchange(next_, Tensor());
     ++step_;
     return absl::OkStatus();
@@ -76,7 +76,7 @@ class Ring {
   const ContextAttentionPlan& plan_;
   int step_ = 0;
   Tensor parcel_, next_;
-  Event sent_, received_;
+  Event passed_;
 };
 
 // One document whose queries all see all keys of an earlier segment.
@@ -149,7 +149,6 @@ absl::StatusOr<ContextAttention::Gradients> ContextAttention::RingBackward(
   const DType dtype = dout.dtype(), statistics = StatisticsDType(dtype);
   const int rank = context_.rank();
   const int64_t open = plan.OpenQueries(rank);
-  Stream& stream = execution.communication_after_compute();
   Tensor dq = execution.Empty(open > 0 ? statistics : dtype, saved.q.shape());
   Ring ring(context_, plan);
   const bool is_shared = ring.passes_on();
@@ -157,15 +156,17 @@ absl::StatusOr<ContextAttention::Gradients> ContextAttention::RingBackward(
   Tensor dv = execution.Empty(is_shared ? statistics : dtype, saved.v.shape());
   const Tensor q = saved.q.Slice(0, open), out = saved.out.Slice(0, open);
   const Tensor open_dout = dout.Slice(0, open);
-  // Under way: to the next rank or home. The last steps' may still be when others begin.
+  // Under way to the next rank: the last steps' may still be when others begin.
   std::vector<std::pair<Tensor, Event>> sent;
+  std::vector<std::pair<Tensor, int>> going_home;  // whole sums, with their ranks
   PLAIT_RETURN_IF_ERROR(ring.Pack(execution, saved.k, saved.v));
   for (bool goes_on = true; goes_on;) {
     Tensor earlier_sum;  // of the gradients from the ranks between the segment's and this one
     Event summed;
     if (ring.step() > 1) {
       earlier_sum = execution.Empty(statistics, ring.parcel().shape());
-      PLAIT_ASSIGN_OR_RETURN(summed, context_.Receive(stream, earlier_sum.vector(), rank - 1));
+      PLAIT_ASSIGN_OR_RETURN(summed, context_.Receive(execution.communication_after_compute(),
+                                                      earlier_sum.vector(), rank - 1));
     }
     PLAIT_RETURN_IF_ERROR(ring.BeginStep(execution, saved.k));
     if (ring.step() == 0) {
@@ -202,19 +203,31 @@ absl::StatusOr<ContextAttention::Gradients> ContextAttention::RingBackward(
         PLAIT_RETURN_IF_ERROR(execution.compute().Wait(summed));
         PLAIT_RETURN_IF_ERROR(AddTo(execution, earlier_sum, dparcel));
       }
-      const int peer = ring.passes_on() ? rank + 1 : ring.segment();
-      PLAIT_ASSIGN_OR_RETURN(Event event, context_.Send(stream, dparcel.vector(), peer));
-      sent.emplace_back(std::move(dparcel), std::move(event));
+      if (ring.passes_on()) {
+        PLAIT_ASSIGN_OR_RETURN(Event event, context_.Send(execution.communication_after_compute(),
+                                                          dparcel.vector(), rank + 1));
+        sent.emplace_back(std::move(dparcel), std::move(event));
+      } else {
+        going_home.emplace_back(std::move(dparcel), ring.segment());
+      }
     }
     goes_on = ring.goes_on();
     PLAIT_RETURN_IF_ERROR(ring.EndStep(execution));
   }
+  std::vector<Communicator::Sending> sends;
+  std::vector<Communicator::Receiving> receives;
+  for (const auto& [sum, home] : going_home) sends.push_back({sum.vector(), home});
+  Tensor others;
   if (is_shared) {
     const Ring own(context_, plan);
-    Tensor others = execution.Empty(statistics, own.ParcelShape(rank, saved.k));
-    PLAIT_ASSIGN_OR_RETURN(const Event home,
-                           context_.Receive(stream, others.vector(), rank + own.Visits(rank)));
-    PLAIT_RETURN_IF_ERROR(execution.compute().Wait(home));
+    others = execution.Empty(statistics, own.ParcelShape(rank, saved.k));
+    receives.push_back({others.vector(), rank + own.Visits(rank)});
+  }
+  PLAIT_ASSIGN_OR_RETURN(
+      const Event home,
+      context_.SendAndReceive(execution.communication_after_compute(), sends, receives));
+  PLAIT_RETURN_IF_ERROR(execution.compute().Wait(home));
+  if (is_shared) {
     const int64_t end = plan.segment_tokens(), begin = plan.Shared(rank).begin - rank * end;
     PLAIT_RETURN_IF_ERROR(AddTo(execution, FirstHalf(others), dk.Slice(begin, end)));
     PLAIT_RETURN_IF_ERROR(AddTo(execution, SecondHalf(others), dv.Slice(begin, end)));

@@ -66,6 +66,25 @@ absl::Status CheckSizes(const char* operation, int64_t expected, DType dtype, Ve
                                                  " ", Name(output.dtype)));
 }
 
+// Done when all that was added is.
+class AllOf final : public PendingWork {
+ public:
+  void Add(const Event& event) {
+    if (event.work() != nullptr) works_.push_back(event.work());
+  }
+  absl::Status Wait() override {
+    absl::Status first;
+    for (const auto& work : works_) first.Update(work->Wait());
+    return first;
+  }
+  bool Test() override {
+    return std::all_of(works_.begin(), works_.end(), [](const auto& work) { return work->Test(); });
+  }
+
+ private:
+  std::vector<std::shared_ptr<PendingWork>> works_;
+};
+
 absl::Status CheckCanBeReduced(const char* operation, DType dtype) {
   if (dtype != DType::kF16) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -188,31 +207,65 @@ absl::StatusOr<Event> Communicator::AllToAll(Stream& stream, ConstVectorView inp
   return End(DoAllToAll(stream, input, input_counts, output, output_counts));
 }
 
-absl::StatusOr<Event> Communicator::Send(Stream& stream, ConstVectorView buffer, int peer,
-                                         CallSite site) {
-  if (peer < 0 || peer >= size_ || peer == rank_) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("send: there is no peer ", peer, ", this is rank ", rank_, " of ", size_));
+absl::Status Communicator::BeginSend(const Sending& send, CallSite site) {
+  if (send.peer < 0 || send.peer >= size_ || send.peer == rank_) {
+    return absl::InvalidArgumentError(absl::StrCat("send: there is no peer ", send.peer,
+                                                   ", this is rank ", rank_, " of ", size_));
   }
-  CollectiveCall call = Call(CollectiveOperation::kSend, buffer.dtype, buffer.size, site);
-  call.peer = peer;
+  CollectiveCall call = Call(CollectiveOperation::kSend, send.buffer.dtype, send.buffer.size, site);
+  call.peer = send.peer;
   PLAIT_RETURN_IF_ERROR(Begin(call));
-  ledger_->AddBytes(Bytes(buffer.size, buffer.dtype));
-  const CollectiveLedger::Waiting waiting(*ledger_);
-  return End(DoSend(stream, buffer, peer));
+  ledger_->AddBytes(Bytes(send.buffer.size, send.buffer.dtype));
+  return absl::OkStatus();
 }
 
-absl::StatusOr<Event> Communicator::Receive(Stream& stream, VectorView buffer, int peer,
-                                            CallSite site) {
+absl::Status Communicator::BeginReceive(const Receiving& receive, CallSite site) {
+  const auto& [buffer, peer] = receive;
   if (peer < 0 || peer >= size_ || peer == rank_) {
     return absl::InvalidArgumentError(
         absl::StrCat("receive: there is no peer ", peer, ", this is rank ", rank_, " of ", size_));
   }
   CollectiveCall call = Call(CollectiveOperation::kReceive, buffer.dtype, buffer.size, site);
   call.peer = peer;
-  PLAIT_RETURN_IF_ERROR(Begin(call));
+  return Begin(call);
+}
+
+absl::StatusOr<Event> Communicator::Send(Stream& stream, ConstVectorView buffer, int peer,
+                                         CallSite site) {
+  PLAIT_RETURN_IF_ERROR(BeginSend({buffer, peer}, site));
+  const CollectiveLedger::Waiting waiting(*ledger_);
+  return End(DoSend(stream, buffer, peer));
+}
+
+absl::StatusOr<Event> Communicator::Receive(Stream& stream, VectorView buffer, int peer,
+                                            CallSite site) {
+  PLAIT_RETURN_IF_ERROR(BeginReceive({buffer, peer}, site));
   const CollectiveLedger::Waiting waiting(*ledger_);
   return End(DoReceive(stream, buffer, peer));
+}
+
+absl::StatusOr<Event> Communicator::SendAndReceive(Stream& stream, std::span<const Sending> sends,
+                                                   std::span<const Receiving> receives,
+                                                   CallSite site) {
+  if (sends.empty() && receives.empty()) return Event();
+  for (const Sending& send : sends) PLAIT_RETURN_IF_ERROR(BeginSend(send, site));
+  for (const Receiving& receive : receives) PLAIT_RETURN_IF_ERROR(BeginReceive(receive, site));
+  const CollectiveLedger::Waiting waiting(*ledger_);
+  return End(DoSendAndReceive(stream, sends, receives));
+}
+
+absl::StatusOr<Event> Communicator::DoSendAndReceive(Stream& stream, std::span<const Sending> sends,
+                                                     std::span<const Receiving> receives) {
+  auto all = std::make_shared<AllOf>();
+  for (const auto& [buffer, peer] : sends) {
+    PLAIT_ASSIGN_OR_RETURN(const Event sent, DoSend(stream, buffer, peer));
+    all->Add(sent);
+  }
+  for (const auto& [buffer, peer] : receives) {
+    PLAIT_ASSIGN_OR_RETURN(const Event received, DoReceive(stream, buffer, peer));
+    all->Add(received);
+  }
+  return Event(std::move(all));
 }
 
 absl::Status Communicator::Barrier(CallSite site) {

@@ -39,6 +39,8 @@ class Communicator {
   // "world", "shard": for messages.
   const std::string& name() const { return name_; }
   CollectiveLedger& ledger() const { return *ledger_; }
+  // Whether calls on a device's stream move the device's memory.
+  virtual bool reaches_device() const { return false; }
 
   // output = the inputs of all ranks, in rank order. output.size = size() x input.size. The input
   // may be its own place in the output.
@@ -62,6 +64,20 @@ class Communicator {
                              CallSite site = CallSite::current());
   absl::StatusOr<Event> Receive(Stream& stream, VectorView buffer, int peer,
                                 CallSite site = CallSite::current());
+  struct Sending {
+    ConstVectorView buffer;
+    int peer;
+  };
+  struct Receiving {
+    VectorView buffer;
+    int peer;
+  };
+  // As many calls of Send and Receive, set out together. Alone a send may wait for its receive
+  // (NCCL's do), so that two ranks that send to each other before they receive stand still: such
+  // messages go by one call on each.
+  absl::StatusOr<Event> SendAndReceive(Stream& stream, std::span<const Sending> sends,
+                                       std::span<const Receiving> receives,
+                                       CallSite site = CallSite::current());
   // Waits on the host for every rank.
   absl::Status Barrier(CallSite site = CallSite::current());
 
@@ -100,6 +116,9 @@ class Communicator {
                                            std::span<const int64_t> output_counts) = 0;
   virtual absl::StatusOr<Event> DoSend(Stream& stream, ConstVectorView buffer, int peer) = 0;
   virtual absl::StatusOr<Event> DoReceive(Stream& stream, VectorView buffer, int peer) = 0;
+  // One by one, where sends do not wait.
+  virtual absl::StatusOr<Event> DoSendAndReceive(Stream& stream, std::span<const Sending> sends,
+                                                 std::span<const Receiving> receives);
   virtual absl::Status DoBarrier() = 0;
   virtual absl::StatusOr<std::shared_ptr<Communicator>> DoSplit(int color, int key,
                                                                 const std::string& name) = 0;
@@ -110,6 +129,8 @@ class Communicator {
  private:
   friend class NcclCommunicator;  // host memory moves by another communicator's operations
   void Enter(CollectiveCall& call);
+  absl::Status BeginSend(const Sending& send, CallSite site);
+  absl::Status BeginReceive(const Receiving& receive, CallSite site);
   // Enters the call; in check mode compares it with the other ranks'.
   absl::Status Begin(CollectiveCall& call);
   absl::StatusOr<Event> End(absl::StatusOr<Event> event);

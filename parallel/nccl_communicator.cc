@@ -127,6 +127,7 @@ class NcclCommunicator final : public Communicator {
     if (channel_ != nullptr) state_->session->Close(*channel_);
   }
 
+  bool reaches_device() const override { return true; }
   void Abort(std::string_view reason, int exit_code) override {
     session().Fail(absl::AbortedError(absl::StrCat(
         "rank ", ledger().rank(), ": ", absl::string_view(reason.data(), reason.size()))));
@@ -261,6 +262,27 @@ class NcclCommunicator final : public Communicator {
         return nccl.Receive(buffer.data, buffer.size, buffer.dtype, peer, handle, stream.handle());
       }));
     }
+    return Record(stream);
+  }
+
+  absl::StatusOr<Event> DoSendAndReceive(Stream& stream, std::span<const Sending> sends,
+                                         std::span<const Receiving> receives) override {
+    if (OnHost(stream)) return ByHost(&Communicator::DoSendAndReceive, stream, sends, receives);
+    PLAIT_RETURN_IF_ERROR(Submit("send and receive", [&](NcclApi& nccl, NcclHandle handle) {
+      NcclResult result = nccl.GroupStart();
+      if (IsError(result)) return result;
+      for (const auto& [buffer, peer] : sends) {
+        if (buffer.size == 0) continue;
+        result = First(result, nccl.Send(buffer.data, buffer.size, buffer.dtype, peer, handle,
+                                         stream.handle()));
+      }
+      for (const auto& [buffer, peer] : receives) {
+        if (buffer.size == 0) continue;
+        result = First(result, nccl.Receive(buffer.data, buffer.size, buffer.dtype, peer, handle,
+                                            stream.handle()));
+      }
+      return First(result, nccl.GroupEnd());
+    }));
     return Record(stream);
   }
 

@@ -156,6 +156,12 @@ TEST_P(MpiCommunicatorTest, NeighboursSendAndReceive) {
   Done(world().Receive(stream_, received.vector(), previous));
   Done(sending);
   EXPECT_THAT(Values(received), ElementsAreArray(Values(Numbers(GetParam(), 11, previous))));
+
+  Tensor received_at_once = Tensor::OnHost(GetParam(), {11});
+  const Communicator::Sending send = {sent.vector(), previous};
+  const Communicator::Receiving receive = {received_at_once.vector(), next};
+  Done(world().SendAndReceive(stream_, {&send, 1}, {&receive, 1}));
+  EXPECT_THAT(Values(received_at_once), ElementsAreArray(Values(Numbers(GetParam(), 11, next))));
 }
 
 INSTANTIATE_TEST_SUITE_P(DTypes, MpiCommunicatorTest,

@@ -189,6 +189,30 @@ TEST_P(LocalCommunicatorTest, NeighboursSendAndReceive) {
       }));
 }
 
+TEST_P(LocalCommunicatorTest, SendsAndReceivesAtOnce) {
+  const int ranks = GetParam();
+  EXPECT_OK(
+      RunLocalRanks(ranks, [ranks](const std::shared_ptr<Communicator>& world) -> absl::Status {
+        Stream stream;
+        const int next = (world->rank() + 1) % ranks,
+                  previous = (world->rank() + ranks - 1) % ranks;
+        const Tensor sent = Tensor::FromValues<int32_t>({2}, {world->rank(), -world->rank()});
+        Tensor received = Tensor::OnHost(DType::kI32, {2});
+        const Communicator::Sending sends[] = {{sent.Slice(0, 1).vector(), next},
+                                               {sent.Slice(1, 2).vector(), previous}};
+        const Communicator::Receiving receives[] = {{received.Slice(0, 1).vector(), previous},
+                                                    {received.Slice(1, 2).vector(), next}};
+        PLAIT_ASSIGN_OR_RETURN(const Event done, world->SendAndReceive(stream, sends, receives));
+        PLAIT_RETURN_IF_ERROR(done.Synchronize());
+        EXPECT_THAT(received.values<int32_t>(), ::testing::ElementsAre(previous, -next));
+        EXPECT_OK(world->SendAndReceive(stream, {}, {}).status());
+        const Communicator::Sending to_nobody = {sent.vector(), ranks};
+        EXPECT_THAT(world->SendAndReceive(stream, {&to_nobody, 1}, {}),
+                    StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("there is no peer")));
+        return absl::OkStatus();
+      }));
+}
+
 TEST_P(LocalCommunicatorTest, SplitsByColorAndOrdersByKey) {
   const int ranks = GetParam();
   EXPECT_OK(

@@ -243,6 +243,22 @@ TEST_P(NcclCommunicatorTest, RanksSendAndReceive) {
   });
 }
 
+// To the next rank and from it at once: sends alone would wait for each other's receives.
+TEST_P(NcclCommunicatorTest, SendsInACircleDoNotWaitForEachOther) {
+  const int ranks = GetParam();
+  Run([ranks](const Rank& rank) -> absl::Status {
+    const int own = rank.host.rank();
+    const auto pass_around = [&](Communicator& by, Stream& stream, const Tensor& in, Tensor& out) {
+      const Communicator::Sending send = {in.vector(), (own + 1) % ranks};
+      const Communicator::Receiving receive = {out.vector(), (own + ranks - 1) % ranks};
+      return by.SendAndReceive(stream, {&send, ranks > 1 ? size_t{1} : 0},
+                               {&receive, ranks > 1 ? size_t{1} : 0});
+    };
+    return ExpectSameBits("send and receive at once", rank, Numbers(DType::kF32, 33, own),
+                          Tensor::OnHost(DType::kF32, {33}), pass_around);
+  });
+}
+
 TEST_P(NcclCommunicatorTest, SplitsAsTheHostDoes) {
   const int ranks = GetParam();
   Run([ranks](const Rank& rank) -> absl::Status {
