@@ -68,6 +68,7 @@ void ResolveParallel(Parallel* parallel) {
   PLAIT_DEFAULT(parallel, reduction, Parallel::DEFAULT);
   PLAIT_DEFAULT(parallel, gradient_wire_dtype, Parallel::F32);
   PLAIT_DEFAULT(parallel, transport, Parallel::AUTO);
+  PLAIT_DEFAULT(parallel, device_sums, Parallel::RANK_ORDER);
   PLAIT_DEFAULT(parallel, context_attention, Parallel::GATHER);
 }
 

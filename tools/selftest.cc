@@ -19,8 +19,10 @@
 #include "absl/strings/str_format.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/runtime.h"
 #include "parallel/collective_watchdog.h"
 #include "parallel/host_collectives.h"
+#include "parallel/host_share.h"
 #include "parallel/status_agreement.h"
 #include "tools/plait.h"
 #include "tools/ranks.h"
@@ -43,6 +45,7 @@ struct Options {
   bool all = false;
   std::string only;
   std::string fault;
+  std::string device = "CPU";
   bool json = false;
 };
 
@@ -92,6 +95,10 @@ class Selftest {
 
   absl::Status Run() {
     PLAIT_RETURN_IF_ERROR(ChooseLayouts());
+    PLAIT_ASSIGN_OR_RETURN(const HostShare host, ShareOfHost(*world_));
+    const auto own = DeviceOf(host.rank_on_host);
+    PLAIT_RETURN_IF_ERROR(Agreed(own.status()));
+    own_device_ = *own;
     for (LayoutRow& row : layouts_) {
       PLAIT_RETURN_IF_ERROR(CheckOne(row));
       ++done_;
@@ -139,6 +146,15 @@ class Selftest {
             : absl::StrCat("--only ", options_.only, ": no layout's name has it")));
   }
 
+  // Of the rank with this number on the host: one thread, or a GPU of its own.
+  absl::StatusOr<ExecutionOptions> DeviceOf(int rank) const {
+    if (options_.device == "CPU") return OneThread(rank);
+    auto runtime = cuda::Runtime(rank);
+    if (!runtime.ok()) return Annotate(runtime.status(), "--device CUDA: each rank needs a GPU");
+    return ExecutionOptions{
+        .device = {DeviceKind::kCuda, rank}, .runtime = *std::move(runtime), .num_threads = 1};
+  }
+
   bool in_processes() const { return world_->size() > 1; }
   absl::Status Agreed(const absl::Status& status) { return AgreeOnStatus(*world_, status); }
 
@@ -148,7 +164,8 @@ class Selftest {
     const auto key = std::make_tuple(row.model, row.precision, leaves);
     auto found = one_rank_.find(key);
     if (found == one_rank_.end()) {
-      PLAIT_ASSIGN_OR_RETURN(CheckedStep step, StepOnOneRank(row.model, row.precision, leaves));
+      PLAIT_ASSIGN_OR_RETURN(CheckedStep step,
+                             StepOnOneRank(row.model, row.precision, leaves, own_device_));
       found = one_rank_.emplace(key, std::move(step)).first;
     }
     return &found->second;
@@ -168,9 +185,10 @@ class Selftest {
       const LayoutFault fault{.tensor = options_.fault == kPacking ? "" : options_.fault,
                               .factor = LayoutFault::VisibleFactor(row.precision)};
       const auto differences =
-          in_processes()
-              ? CompareWithOneRank(part, row.model, row.precision, *row.layout, *one_rank, fault)
-              : CompareWithOneRank(row.model, row.precision, *row.layout, *one_rank, fault);
+          in_processes() ? CompareWithOneRank(part, row.model, row.precision, *row.layout,
+                                              *one_rank, fault, own_device_)
+                         : CompareWithOneRank(row.model, row.precision, *row.layout, *one_rank,
+                                              fault, [this](int rank) { return DeviceOf(rank); });
       PLAIT_RETURN_IF_ERROR(differences.status());
       row.worst = WorstOf(*differences);
       return absl::OkStatus();
@@ -203,9 +221,11 @@ class Selftest {
     }
     row.status = [&]() -> absl::Status {
       if (in_processes() && part == nullptr) return absl::OkStatus();
-      const auto verdict = in_processes()
-                               ? CheckPacking(part, row.model, row.precision, *row.layout, fault)
-                               : CheckPacking(row.model, row.precision, *row.layout, fault);
+      const auto verdict =
+          in_processes()
+              ? CheckPacking(part, row.model, row.precision, *row.layout, fault, own_device_)
+              : CheckPacking(row.model, row.precision, *row.layout, fault,
+                             [this](int rank) { return DeviceOf(rank); });
       PLAIT_RETURN_IF_ERROR(verdict.status());
       row.verdict = *verdict;
       return absl::OkStatus();
@@ -314,6 +334,7 @@ class Selftest {
 
   const Options& options_;
   std::shared_ptr<Communicator> world_;
+  ExecutionOptions own_device_;
   std::map<int, std::shared_ptr<Communicator>> parts_;  // by ranks
   std::map<std::tuple<CheckedModel, DType, int>, CheckedStep> one_rank_;
   std::vector<LayoutRow> layouts_;
@@ -347,6 +368,10 @@ void AddSelftestCommand(CLI::App& plait, Action& action) {
       "--fault", options->fault,
       "To see it fail: scales the gradient of this tensor by 1.01 on one rank, in BF16 "
       "by 2; 'packing' joins the packed documents");
+  command
+      ->add_option("--device", options->device,
+                   "What the ranks compute on: CPU, or CUDA for a GPU each; default CPU")
+      ->check(CLI::IsMember({"CPU", "CUDA"}));
   command->add_flag("--json", options->json, "Prints one JSON object");
   command->footer(
       "Trains one step of tiny models (Jamba, Llama; packed documents, padding, weighted tokens, "
@@ -357,7 +382,8 @@ void AddSelftestCommand(CLI::App& plait, Action& action) {
       "Exit code 70 where a check failed.\n"
       "Examples: plait selftest; plait selftest --all --json > proof.json\n"
       "          plait selftest --only \"tensor 2\" --fault lm_head.weight\n"
-      "          tools/launch/mpirun.sh -n 4 plait selftest    # the ranks are processes");
+      "          tools/launch/mpirun.sh -n 4 plait selftest    # the ranks are processes\n"
+      "          tools/launch/mpirun.sh -n 8 plait selftest --device CUDA    # on 8 GPUs");
   command->callback([options, &action] { action = [options] { return Run(*options); }; });
 }
 

@@ -4,12 +4,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/dtype.h"
+#include "base/execution.h"
 #include "data/batch.h"
 
 namespace plait {
@@ -54,6 +56,12 @@ struct CheckedLayout {
   // (rounding_reference.h); 0 where both round alike.
   double rounding_variance() const;
 };
+
+// What each of the ranks that are threads of a process computes on, by its number.
+using DeviceOfRank = std::function<absl::StatusOr<ExecutionOptions>(int rank)>;
+inline absl::StatusOr<ExecutionOptions> OneThread(int /*rank*/) {
+  return ExecutionOptions{.num_threads = 1};
+}
 
 // Every layout, those of few ranks first.
 const std::vector<CheckedLayout>& CheckedLayouts();

@@ -12,6 +12,7 @@
 #include "checkpoint/shard_overlap.h"
 #include "parallel/host_collectives.h"
 #include "parallel/local_communicator.h"
+#include "parallel/status_agreement.h"
 #include "recipes/schema/recipe.pb.h"
 #include "trainer/clear_routing.h"
 #include "trainer/fresh_model.h"
@@ -43,7 +44,8 @@ Shapes ShapesOf(std::span<const ShardedParameter> parameters) {
 
 // Whole tensors from the shards of all ranks: each rank lays its own into zeros, and all are added
 // up. Every element must come from one rank. Collective.
-absl::StatusOr<std::map<std::string, Tensor>> Assemble(Communicator& world, const Shapes& shapes,
+absl::StatusOr<std::map<std::string, Tensor>> Assemble(Communicator& world, Execution& execution,
+                                                       const Shapes& shapes,
                                                        std::span<const ShardedParameter> parameters,
                                                        Tensor ShardedParameter::*member) {
   std::map<std::string, Tensor> whole;
@@ -59,7 +61,8 @@ absl::StatusOr<std::map<std::string, Tensor>> Assemble(Communicator& world, cons
                                               parameter.spec.logical_shape.ToString()));
     }
     if (parameter.replica != 0) continue;
-    const Tensor shard = (parameter.*member).Converted(DType::kF64);
+    PLAIT_ASSIGN_OR_RETURN(const Tensor own, execution.ToHost(parameter.*member));
+    const Tensor shard = own.Converted(DType::kF64);
     for (const ShardRun& run : RunsOf(parameter.spec)) {
       std::copy_n(shard.data<double>() + run.shard, run.length,
                   found->second.data<double>() + run.logical);
@@ -84,7 +87,7 @@ absl::StatusOr<std::map<std::string, Tensor>> Assemble(Communicator& world, cons
 }
 
 // Collective: the last rank that has part of the tensor.
-absl::Status Inject(const LayoutFault& fault, Communicator& world,
+absl::Status Inject(const LayoutFault& fault, Communicator& world, Execution& execution,
                     std::span<ShardedParameter> parameters) {
   ShardedParameter* broken = nullptr;
   for (ShardedParameter& parameter : parameters) {
@@ -103,30 +106,36 @@ absl::Status Inject(const LayoutFault& fault, Communicator& world,
     using Number = std::remove_reference_t<decltype(values[0])>;
     for (auto& value : values) value *= static_cast<Number>(fault.factor);
   };
-  if (broken->gradient.dtype() == DType::kF64) {
-    scale(broken->gradient.values<double>());
+  PLAIT_ASSIGN_OR_RETURN(Tensor gradient, execution.ToHost(broken->gradient));
+  if (gradient.dtype() == DType::kF64) {
+    scale(gradient.values<double>());
   } else {
-    scale(broken->gradient.values<float>());
+    scale(gradient.values<float>());
   }
-  return absl::OkStatus();
+  if (gradient.raw() == broken->gradient.raw()) return absl::OkStatus();
+  PLAIT_RETURN_IF_ERROR(execution.Copy(gradient, broken->gradient));
+  return execution.compute().Synchronize();
 }
 
 // Collective. shapes: empty on one rank, where the model says it.
 absl::StatusOr<CheckedStep> RunStep(const std::shared_ptr<Communicator>& world,
-                                    const Recipe& recipe, std::span<const Batch> leaves,
-                                    Shapes shapes, const LayoutFault& fault) {
-  Execution execution{{.num_threads = 1}};
+                                    const ExecutionOptions& execution_options, const Recipe& recipe,
+                                    std::span<const Batch> leaves, Shapes shapes,
+                                    const LayoutFault& fault) {
+  Execution execution(execution_options);
   PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe, world));
   const std::span<ShardedParameter> parameters = fresh->runtime.sharder->sharded();
   if (shapes.empty()) shapes = ShapesOf(parameters);
   CheckedStep checked;
-  PLAIT_ASSIGN_OR_RETURN(checked.weights,
-                         Assemble(*world, shapes, parameters, &ShardedParameter::master));
+  PLAIT_ASSIGN_OR_RETURN(
+      checked.weights, Assemble(*world, execution, shapes, parameters, &ShardedParameter::master));
   PLAIT_ASSIGN_OR_RETURN(checked.result, fresh->step->Run(OwnLeaves(*fresh->runtime.mesh, leaves),
                                                           /*learning_rate=*/0.0));
-  if (!fault.tensor.empty()) PLAIT_RETURN_IF_ERROR(Inject(fault, *world, parameters));
-  PLAIT_ASSIGN_OR_RETURN(checked.gradients,
-                         Assemble(*world, shapes, parameters, &ShardedParameter::gradient));
+  if (!fault.tensor.empty()) {
+    PLAIT_RETURN_IF_ERROR(Inject(fault, *world, execution, parameters));
+  }
+  PLAIT_ASSIGN_OR_RETURN(checked.gradients, Assemble(*world, execution, shapes, parameters,
+                                                     &ShardedParameter::gradient));
   return checked;
 }
 
@@ -213,7 +222,8 @@ absl::StatusOr<double> RoutingGap(Recipe recipe, std::span<const Batch> leaves) 
 
 }  // namespace
 
-absl::StatusOr<CheckedStep> StepOnOneRank(CheckedModel model, DType precision, int leaves) {
+absl::StatusOr<CheckedStep> StepOnOneRank(CheckedModel model, DType precision, int leaves,
+                                          const ExecutionOptions& execution) {
   PLAIT_ASSIGN_OR_RETURN(const Recipe recipe, CheckedRecipe(model, precision, {}));
   std::vector<Batch> batches;
   for (int i = 0; i < leaves; ++i) batches.push_back(CheckedLeaf(i));
@@ -230,7 +240,7 @@ absl::StatusOr<CheckedStep> StepOnOneRank(CheckedModel model, DType precision, i
         ", expected at least ", kSafeRoutingGap, ": a rounding may choose another one"));
   }
   PLAIT_ASSIGN_OR_RETURN(CheckedStep step,
-                         RunStep(MakeSingleRankCommunicator(), recipe, batches, {}, {}));
+                         RunStep(MakeSingleRankCommunicator(), execution, recipe, batches, {}, {}));
   step.leaves = std::move(batches);
   step.rounding = std::move(rounding);
   step.routing_gap = gap;
@@ -239,10 +249,11 @@ absl::StatusOr<CheckedStep> StepOnOneRank(CheckedModel model, DType precision, i
 
 absl::StatusOr<std::vector<LayoutDifference>> CompareWithOneRank(
     const std::shared_ptr<Communicator>& world, CheckedModel model, DType precision,
-    const CheckedLayout& layout, const CheckedStep& one_rank, const LayoutFault& fault) {
+    const CheckedLayout& layout, const CheckedStep& one_rank, const LayoutFault& fault,
+    const ExecutionOptions& execution) {
   PLAIT_ASSIGN_OR_RETURN(const Recipe recipe, CheckedRecipe(model, precision, layout));
-  PLAIT_ASSIGN_OR_RETURN(const CheckedStep step,
-                         RunStep(world, recipe, one_rank.leaves, ShapesOf(one_rank), fault));
+  PLAIT_ASSIGN_OR_RETURN(const CheckedStep step, RunStep(world, execution, recipe, one_rank.leaves,
+                                                         ShapesOf(one_rank), fault));
   std::vector<LayoutDifference> differences = Compare(step, one_rank, layout, precision);
   // What every rank was told must be right: the largest error, the smallest bound.
   std::vector<double> worst;
@@ -258,17 +269,17 @@ absl::StatusOr<std::vector<LayoutDifference>> CompareWithOneRank(
   return differences;
 }
 
-absl::StatusOr<std::vector<LayoutDifference>> CompareWithOneRank(CheckedModel model,
-                                                                 DType precision,
-                                                                 const CheckedLayout& layout,
-                                                                 const CheckedStep& one_rank,
-                                                                 const LayoutFault& fault) {
+absl::StatusOr<std::vector<LayoutDifference>> CompareWithOneRank(
+    CheckedModel model, DType precision, const CheckedLayout& layout, const CheckedStep& one_rank,
+    const LayoutFault& fault, const DeviceOfRank& device_of_rank) {
   std::vector<LayoutDifference> differences;
   PLAIT_RETURN_IF_ERROR(RunLocalRanks(
       layout.ranks(), [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
         world->ledger().set_check(true);
-        PLAIT_ASSIGN_OR_RETURN(
-            auto own, CompareWithOneRank(world, model, precision, layout, one_rank, fault));
+        const auto execution = device_of_rank(world->rank());
+        PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*world, execution.status()));
+        PLAIT_ASSIGN_OR_RETURN(auto own, CompareWithOneRank(world, model, precision, layout,
+                                                            one_rank, fault, *execution));
         if (world->rank() == 0) differences = std::move(own);
         return absl::OkStatus();
       }));

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/execution.h"
 #include "base/tensor.h"
 #include "parallel/communicator.h"
 #include "trainer/checked_layouts.h"
@@ -35,9 +36,10 @@ struct CheckedStep {
   double routing_gap = std::numeric_limits<double>::infinity();
 };
 
-// The step that all layouts with as many microbatches are compared with. FailedPrecondition where
-// the routing gap is too small to compare anything.
-absl::StatusOr<CheckedStep> StepOnOneRank(CheckedModel model, DType precision, int leaves);
+// The step that all layouts with as many microbatches are compared with, computed on `execution`.
+// FailedPrecondition where the routing gap is too small to compare anything.
+absl::StatusOr<CheckedStep> StepOnOneRank(CheckedModel model, DType precision, int leaves,
+                                          const ExecutionOptions& execution = {.num_threads = 1});
 
 struct LayoutDifference {
   std::string tensor;  // "model.norm.weight", "initial model.norm.weight", "loss", "gradient norm"
@@ -61,14 +63,13 @@ struct LayoutFault {
 // a fault in a tensor that is not there.
 absl::StatusOr<std::vector<LayoutDifference>> CompareWithOneRank(
     const std::shared_ptr<Communicator>& world, CheckedModel model, DType precision,
-    const CheckedLayout& layout, const CheckedStep& one_rank, const LayoutFault& fault = {});
+    const CheckedLayout& layout, const CheckedStep& one_rank, const LayoutFault& fault = {},
+    const ExecutionOptions& execution = {.num_threads = 1});
 
 // The same with the ranks as threads of this process.
-absl::StatusOr<std::vector<LayoutDifference>> CompareWithOneRank(CheckedModel model,
-                                                                 DType precision,
-                                                                 const CheckedLayout& layout,
-                                                                 const CheckedStep& one_rank,
-                                                                 const LayoutFault& fault = {});
+absl::StatusOr<std::vector<LayoutDifference>> CompareWithOneRank(
+    CheckedModel model, DType precision, const CheckedLayout& layout, const CheckedStep& one_rank,
+    const LayoutFault& fault = {}, const DeviceOfRank& device_of_rank = OneThread);
 
 // The one that is largest in units of its bound. differences is not empty.
 const LayoutDifference& WorstOf(const std::vector<LayoutDifference>& differences);

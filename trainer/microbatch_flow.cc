@@ -200,35 +200,35 @@ absl::Status MicrobatchFlow::ReceiveGradients(const PipelineAction& action) {
 }
 
 // All of one message set out together; empty tensors need no message.
-absl::Status MicrobatchFlow::Send(std::initializer_list<Tensor> tensors, int64_t stage) {
+template <class Pass>
+absl::Status MicrobatchFlow::PassAll(std::initializer_list<Tensor> tensors, const Pass& pass) {
   Stream host;
-  Communicator& stages = runtime_.mesh->axis(MeshAxis::kPipeline);
-  std::vector<Event> sent;
-  for (const Tensor& tensor : tensors) {
+  Event on_device;  // the stream's last: those before are done with it
+  std::vector<Event> on_host;
+  for (Tensor tensor : tensors) {  // shares its memory
     if (tensor.num_elements() == 0) continue;
-    PLAIT_ASSIGN_OR_RETURN(
-        sent.emplace_back(),
-        stages.Send(tensor.on_device() ? execution_.communication_after_compute() : host,
-                    tensor.vector(), static_cast<int>(stage)));
+    if (tensor.on_device()) {
+      PLAIT_ASSIGN_OR_RETURN(on_device, pass(execution_.communication_after_compute(), tensor));
+    } else {
+      PLAIT_ASSIGN_OR_RETURN(on_host.emplace_back(), pass(host, tensor));
+    }
   }
-  for (const Event& event : sent) PLAIT_RETURN_IF_ERROR(event.Synchronize());
-  return absl::OkStatus();
+  for (const Event& event : on_host) PLAIT_RETURN_IF_ERROR(event.Synchronize());
+  return execution_.compute().Wait(on_device);
+}
+
+absl::Status MicrobatchFlow::Send(std::initializer_list<Tensor> tensors, int64_t stage) {
+  Communicator& stages = runtime_.mesh->axis(MeshAxis::kPipeline);
+  return PassAll(tensors, [&](Stream& stream, const Tensor& tensor) {
+    return stages.Send(stream, tensor.vector(), static_cast<int>(stage));
+  });
 }
 
 absl::Status MicrobatchFlow::Receive(std::initializer_list<Tensor> tensors, int64_t stage) {
-  Stream host;
   Communicator& stages = runtime_.mesh->axis(MeshAxis::kPipeline);
-  std::vector<Event> received;
-  for (const Tensor& tensor : tensors) {
-    if (tensor.num_elements() == 0) continue;
-    Tensor to = tensor;  // shares its memory
-    PLAIT_ASSIGN_OR_RETURN(
-        received.emplace_back(),
-        stages.Receive(to.on_device() ? execution_.communication_after_compute() : host,
-                       to.vector(), static_cast<int>(stage)));
-  }
-  for (const Event& event : received) PLAIT_RETURN_IF_ERROR(event.Synchronize());
-  return absl::OkStatus();
+  return PassAll(tensors, [&](Stream& stream, Tensor& tensor) {
+    return stages.Receive(stream, tensor.vector(), static_cast<int>(stage));
+  });
 }
 
 }  // namespace plait

@@ -35,7 +35,7 @@ class MicrobatchFlow {
   MicrobatchFlow(Execution& execution, ModelRuntime& runtime, Read read)
       : execution_(execution), runtime_(runtime), read_(std::move(read)) {}
 
-  // One send or receive; waits for the neighbour.
+  // One send or receive; this rank, or its device, waits for the neighbour.
   absl::Status Exchange(const PipelineAction& action);
   absl::Status Forward(const PipelineAction& action);
   // losses: of the action's microbatch; gets what this part knows of them. Adds to the gradients.
@@ -66,6 +66,9 @@ class MicrobatchFlow {
   absl::Status ReceiveActivations(const PipelineAction& action);
   absl::Status SendGradients(const PipelineAction& action);
   absl::Status ReceiveGradients(const PipelineAction& action);
+  // pass(stream, tensor) of each.
+  template <class Pass>
+  absl::Status PassAll(std::initializer_list<Tensor> tensors, const Pass& pass);
   absl::Status Send(std::initializer_list<Tensor> tensors, int64_t stage);
   absl::Status Receive(std::initializer_list<Tensor> tensors, int64_t stage);
 

@@ -17,6 +17,7 @@
 #include "recipes/recipe_defaults.h"
 #include "recipes/recipe_digest.h"
 #include "recipes/recipe_loader.h"
+#include "trainer/device_world.h"
 
 namespace plait {
 namespace {
@@ -104,23 +105,12 @@ absl::StatusOr<std::vector<BlockRange>> PipelinePartsOf(const Recipe& recipe) {
                                                size(recipe.parallel().pipeline_chunks()));
 }
 
-// What kernels and communicators of the device cannot do yet.
-absl::Status CheckDevice(const Execution& execution, const DeviceMesh& mesh) {
-  if (execution.device().kind == DeviceKind::kCpu) return absl::OkStatus();
-  if (mesh.world().size() > 1) {
-    return absl::UnimplementedError(absl::StrCat(
-        "recipe trainer.device: ", mesh.world().size(),
-        " ranks on CUDA devices are not built yet; use one rank, or trainer.device = CPU"));
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Recipe& recipe,
                                                   std::shared_ptr<Communicator> world) {
   ModelRuntime runtime;
+  PLAIT_ASSIGN_OR_RETURN(world, DeviceWorld(execution, recipe, std::move(world)));
   PLAIT_ASSIGN_OR_RETURN(DeviceMesh mesh,
                          DeviceMesh::Create(MeshSizesOf(recipe), std::move(world)));
-  PLAIT_RETURN_IF_ERROR(CheckDevice(execution, mesh));
   runtime.mesh = std::make_unique<DeviceMesh>(std::move(mesh));
   PLAIT_ASSIGN_OR_RETURN(const ModelShape shape, ModelShapeOf(recipe));
   PLAIT_ASSIGN_OR_RETURN(std::vector<BlockRange> parts, PipelinePartsOf(recipe));

@@ -29,7 +29,8 @@ struct ModelRuntime {
   std::unique_ptr<ParameterSharder> sharder;  // uses the model's parameters
 
   // Collective. recipe: resolved and valid. Parameters are zero until Initialize or LoadWeights.
-  // InvalidArgument where the mesh does not make the world.
+  // world: of the host, on GPUs made one that reaches their memory (device_world.h, and its
+  // errors). InvalidArgument where the mesh does not make the world.
   static absl::StatusOr<ModelRuntime> Create(
       Execution& execution, const recipe::v1::Recipe& recipe,
       std::shared_ptr<Communicator> world = MakeSingleRankCommunicator());

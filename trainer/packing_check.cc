@@ -12,6 +12,7 @@
 #include "checkpoint/shard_overlap.h"
 #include "parallel/host_collectives.h"
 #include "parallel/local_communicator.h"
+#include "parallel/status_agreement.h"
 #include "recipes/schema/recipe.pb.h"
 #include "trainer/model_runtime.h"
 
@@ -72,32 +73,33 @@ struct Observed {
   Tensor input_gradient;   // [elements of B's ids in the rank's share]
 };
 
-Tensor InputGradient(const ShardedParameter& embedding) {
+// gradient: of this rank's share, on the host.
+Tensor InputGradient(const ShardedParameter& embedding, const Tensor& gradient) {
   const int64_t first = kFirstId * embedding.spec.logical_shape[1];
-  const Tensor shard = embedding.gradient;
   std::vector<Tensor> parts;
   int64_t elements = 0;
   for (const ShardRun& run : RunsOf(embedding.spec)) {
     const int64_t skip = std::clamp<int64_t>(first - run.logical, 0, run.length);
     if (skip == run.length) continue;
-    parts.push_back(shard.Flat(run.shard + skip, {run.length - skip}));
+    parts.push_back(gradient.Flat(run.shard + skip, {run.length - skip}));
     elements += run.length - skip;
   }
-  Tensor gradient = Tensor::OnHost(shard.dtype(), {elements});
-  char* to = static_cast<char*>(gradient.raw());
+  Tensor input_gradient = Tensor::OnHost(gradient.dtype(), {elements});
+  char* to = static_cast<char*>(input_gradient.raw());
   for (const Tensor& part : parts) {
     std::memcpy(to, part.raw(), part.bytes());
     to += part.bytes();
   }
-  return gradient;
+  return input_gradient;
 }
 
 class PackedModel {
  public:
   // Collective, as Observe.
   static absl::StatusOr<std::unique_ptr<PackedModel>> Create(
-      const std::shared_ptr<Communicator>& world, const Recipe& recipe) {
-    std::unique_ptr<PackedModel> packed(new PackedModel);
+      const std::shared_ptr<Communicator>& world, const ExecutionOptions& execution,
+      const Recipe& recipe) {
+    std::unique_ptr<PackedModel> packed(new PackedModel(execution));
     PLAIT_ASSIGN_OR_RETURN(packed->runtime_,
                            ModelRuntime::Create(packed->execution_, recipe, world));
     PLAIT_RETURN_IF_ERROR(
@@ -121,19 +123,20 @@ class PackedModel {
     const SequenceLayout& layout = microbatch.layout;
     const int64_t begin = std::clamp<int64_t>(static_cast<int64_t>(a.size()) - layout.segment_begin,
                                               0, layout.tokens);
-    Observed observed{.log_probability =
-                          losses.log_probability.Slice(begin, layout.tokens).Clone()};
+    PLAIT_ASSIGN_OR_RETURN(const Tensor log_probability, execution_.ToHost(losses.log_probability));
+    Observed observed{.log_probability = log_probability.Slice(begin, layout.tokens).Clone()};
     for (const ShardedParameter& parameter : sharder.sharded()) {
-      if (parameter.name == "model.embed_tokens.weight")
-        observed.input_gradient = InputGradient(parameter);
+      if (parameter.name != "model.embed_tokens.weight") continue;
+      PLAIT_ASSIGN_OR_RETURN(const Tensor gradient, execution_.ToHost(parameter.gradient));
+      observed.input_gradient = InputGradient(parameter, gradient);
     }
     return observed;
   }
 
  private:
-  PackedModel() = default;
+  explicit PackedModel(const ExecutionOptions& execution) : execution_(execution) {}
 
-  Execution execution_{{.num_threads = 1}};
+  Execution execution_;
   ModelRuntime runtime_;
 };
 
@@ -163,7 +166,8 @@ const std::vector<CheckedLayout>& PackingLayouts() {
 
 absl::StatusOr<PackingVerdict> CheckPacking(const std::shared_ptr<Communicator>& world,
                                             CheckedModel model, DType precision,
-                                            const CheckedLayout& layout, PackingFault fault) {
+                                            const CheckedLayout& layout, PackingFault fault,
+                                            const ExecutionOptions& execution) {
   PLAIT_CHECK(model != CheckedModel::kTiedJamba);
   struct Other {
     int64_t tokens;
@@ -177,7 +181,7 @@ absl::StatusOr<PackingVerdict> CheckPacking(const std::shared_ptr<Communicator>&
     for (const int64_t tokens : {0, 1, 29, 32, 33, 64, 200}) others.push_back({tokens, 2});
   }
   PLAIT_ASSIGN_OR_RETURN(const Recipe recipe, PackingRecipe(model, precision, layout));
-  PLAIT_ASSIGN_OR_RETURN(const auto packed, PackedModel::Create(world, recipe));
+  PLAIT_ASSIGN_OR_RETURN(const auto packed, PackedModel::Create(world, execution, recipe));
   const std::vector<int32_t> b = Document(kDocumentTokens, /*seed=*/1, kFirstId);
   Observed first;
   double differing[] = {0, 0};
@@ -199,12 +203,15 @@ absl::StatusOr<PackingVerdict> CheckPacking(const std::shared_ptr<Communicator>&
 }
 
 absl::StatusOr<PackingVerdict> CheckPacking(CheckedModel model, DType precision,
-                                            const CheckedLayout& layout, PackingFault fault) {
+                                            const CheckedLayout& layout, PackingFault fault,
+                                            const DeviceOfRank& device_of_rank) {
   PackingVerdict verdict;
   PLAIT_RETURN_IF_ERROR(RunLocalRanks(
       layout.ranks(), [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
+        const auto execution = device_of_rank(world->rank());
+        PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*world, execution.status()));
         PLAIT_ASSIGN_OR_RETURN(const PackingVerdict own,
-                               CheckPacking(world, model, precision, layout, fault));
+                               CheckPacking(world, model, precision, layout, fault, *execution));
         if (world->rank() == 0) verdict = own;
         return absl::OkStatus();
       }));

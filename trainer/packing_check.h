@@ -36,11 +36,13 @@ const std::vector<CheckedLayout>& PackingLayouts();
 absl::StatusOr<PackingVerdict> CheckPacking(const std::shared_ptr<Communicator>& world,
                                             CheckedModel model, DType precision,
                                             const CheckedLayout& layout,
-                                            PackingFault fault = PackingFault::kNone);
+                                            PackingFault fault = PackingFault::kNone,
+                                            const ExecutionOptions& execution = {.num_threads = 1});
 
 // The same with the ranks as threads of this process.
 absl::StatusOr<PackingVerdict> CheckPacking(CheckedModel model, DType precision,
                                             const CheckedLayout& layout,
-                                            PackingFault fault = PackingFault::kNone);
+                                            PackingFault fault = PackingFault::kNone,
+                                            const DeviceOfRank& device_of_rank = OneThread);
 
 }  // namespace plait

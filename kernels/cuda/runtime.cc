@@ -136,7 +136,7 @@ constexpr int kMaxDevices = 64;
 }  // namespace
 
 bool IsEmulated() { return false; }
-void AllowEmulation() {}
+void AllowEmulation(int /*devices*/) {}
 
 int NumDevices() {
   int count = 0;

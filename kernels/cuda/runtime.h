@@ -11,13 +11,13 @@ namespace plait::cuda {
 
 // Whether DeviceKind::kCuda is the emulation (kernels/cuda/emulation): for tests, slow.
 bool IsEmulated();
-// Tests call it: before, the emulation is no device. Without effect where devices are real.
-void AllowEmulation();
+// Tests call it: before, the emulation has no device. Without effect where devices are real.
+void AllowEmulation(int devices = 1);
 
-// Devices that work can be given to; 0 where there is no driver. The emulation has one.
+// Devices that work can be given to; 0 where there is no driver.
 int NumDevices();
 
-// The device `index`, the same object at every call. FailedPrecondition where there is none, with
+// The device `index`, the same object at every call; those of the emulation are one. FailedPrecondition where there is none, with
 // the reason. Makes it the calling thread's current device.
 absl::StatusOr<std::shared_ptr<DeviceRuntime>> Runtime(int index);
 

@@ -23,7 +23,9 @@ std::string MaskText(unsigned mask) {
 
 bool Names(unsigned mask, unsigned lane) { return (mask >> lane & 1) != 0; }
 
-bool SameSite(Site a, Site b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
+bool SameSite(Site a, Site b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
 
 }  // namespace
 

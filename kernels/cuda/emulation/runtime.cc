@@ -79,23 +79,23 @@ class EmulatedRuntime : public DeviceRuntime {
 namespace cuda {
 
 namespace {
-std::atomic<bool> allowed = false;
+std::atomic<int> num_devices = 0;
 }  // namespace
 
 bool IsEmulated() { return true; }
-void AllowEmulation() { allowed = true; }
-int NumDevices() { return allowed ? 1 : 0; }
+void AllowEmulation(int devices) { num_devices = devices; }
+int NumDevices() { return num_devices; }
 
 absl::StatusOr<std::shared_ptr<DeviceRuntime>> Runtime(int index) {
   static const auto& runtime =
       *new std::shared_ptr<DeviceRuntime>(std::make_shared<emulation::EmulatedRuntime>());
-  if (!allowed) {
+  if (num_devices == 0) {
     return absl::FailedPreconditionError(
         "this plait was built without CUDA; build it where nvcc is found");
   }
-  if (index != 0) {
+  if (index >= num_devices) {
     return absl::FailedPreconditionError(
-        absl::StrCat("there is no CUDA device ", index, "; the emulation has one"));
+        absl::StrCat("there is no CUDA device ", index, "; the emulation has ", NumDevices()));
   }
   return runtime;
 }
