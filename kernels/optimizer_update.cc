@@ -19,6 +19,29 @@ constexpr Implementation<SquaredNormArgs> kSquaredNorm[] = {
     {"cuda", DeviceKind::kCuda, cuda::AcceptsSquaredNorm, cuda::SquaredNorm},
 };
 
+absl::Status Check(const AdamWTensor& tensor, DType dtype, DType compute_dtype) {
+  const int64_t elements = tensor.parameter.size;
+  PLAIT_RETURN_IF_ERROR(CheckVector("parameter", tensor.parameter, elements));
+  PLAIT_RETURN_IF_ERROR(CheckDType("parameter", tensor.parameter.dtype, dtype));
+  PLAIT_RETURN_IF_ERROR(CheckVector("gradient", tensor.gradient, elements));
+  PLAIT_RETURN_IF_ERROR(CheckDType("gradient", tensor.gradient.dtype, dtype));
+  PLAIT_RETURN_IF_ERROR(CheckVector("first_moment", tensor.first_moment, elements));
+  PLAIT_RETURN_IF_ERROR(CheckDType("first_moment", tensor.first_moment.dtype, dtype));
+  PLAIT_RETURN_IF_ERROR(CheckVector("second_moment", tensor.second_moment, elements));
+  PLAIT_RETURN_IF_ERROR(CheckDType("second_moment", tensor.second_moment.dtype, dtype));
+  if (!tensor.compute) return absl::OkStatus();
+  PLAIT_RETURN_IF_ERROR(CheckVector("compute", tensor.compute, elements));
+  return CheckDType("compute", tensor.compute.dtype, compute_dtype);
+}
+
+absl::Status Check(const SquaredNormTensor& tensor, DType dtype) {
+  PLAIT_RETURN_IF_ERROR(CheckVector("x", tensor.x, tensor.x.size));
+  PLAIT_RETURN_IF_ERROR(CheckDType("x", tensor.x.dtype, dtype));
+  PLAIT_RETURN_IF_ERROR(
+      CheckVector("tile_sums", tensor.tile_sums, SquaredNormTiles(tensor.x.size)));
+  return CheckDType("tile_sums", tensor.tile_sums.dtype, DType::kF64);
+}
+
 }  // namespace
 
 std::span<const Implementation<AdamWUpdateArgs>> AdamWUpdateImplementations() { return kAdamW; }
@@ -27,29 +50,21 @@ std::span<const Implementation<SquaredNormArgs>> SquaredNormImplementations() {
 }
 
 absl::Status AdamWUpdate(Execution& execution, const AdamWUpdateArgs& args) {
-  const int64_t elements = args.parameter.size;
-  const DType dtype = args.parameter.dtype;
-  PLAIT_RETURN_IF_ERROR(CheckVector("parameter", args.parameter, elements));
-  PLAIT_RETURN_IF_ERROR(CheckVector("gradient", args.gradient, elements));
-  PLAIT_RETURN_IF_ERROR(CheckDType("gradient", args.gradient.dtype, dtype));
-  PLAIT_RETURN_IF_ERROR(CheckVector("first_moment", args.first_moment, elements));
-  PLAIT_RETURN_IF_ERROR(CheckDType("first_moment", args.first_moment.dtype, dtype));
-  PLAIT_RETURN_IF_ERROR(CheckVector("second_moment", args.second_moment, elements));
-  PLAIT_RETURN_IF_ERROR(CheckDType("second_moment", args.second_moment.dtype, dtype));
-  if (args.compute) PLAIT_RETURN_IF_ERROR(CheckVector("compute", args.compute, elements));
-  if (args.step < 1)
+  if (args.step < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("step: expected 1 or more (steps count from 1), got ", args.step));
+  }
+  const DType dtype = args.dtype(), compute_dtype = args.compute_dtype();
+  for (const AdamWTensor& tensor : args.tensors) {
+    PLAIT_RETURN_IF_ERROR(Annotate(Check(tensor, dtype, compute_dtype), tensor.name));
+  }
   return RunFirstAccepted(execution, "adamw_update", AdamWUpdateImplementations(), args);
 }
 
 absl::Status SquaredNorm(Execution& execution, const SquaredNormArgs& args) {
-  PLAIT_RETURN_IF_ERROR(CheckVector("x", args.x, args.x.size));
-  PLAIT_RETURN_IF_ERROR(CheckVector("tile_sums", args.tile_sums,
-                                    (args.x.size + kSquaredNormTile - 1) / kSquaredNormTile));
-  if (args.tile_sums.dtype != DType::kF64) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tile_sums: expected f64, got ", Name(args.tile_sums.dtype)));
+  const DType dtype = args.dtype();
+  for (const SquaredNormTensor& tensor : args.tensors) {
+    PLAIT_RETURN_IF_ERROR(Annotate(Check(tensor, dtype), tensor.name));
   }
   return RunFirstAccepted(execution, "squared_norm", SquaredNormImplementations(), args);
 }

@@ -1,4 +1,6 @@
-// AdamW's update and the sum of squares. Formulas and shapes: optimizer_update_args.h.
+// AdamW's update and sums of squares, each over many tensors at once: few launches on a device, one
+// parallel region on the CPU. Formulas and shapes: optimizer_update_args.h. InvalidArgument, naming
+// the tensor, where a shape or dtype does not fit; nothing has run then.
 #pragma once
 
 #include <span>

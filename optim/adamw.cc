@@ -52,27 +52,29 @@ absl::Status AdamW::Step(Execution& execution, double learning_rate, double grad
                                                       learning_rate, ": both must be finite"));
   }
   ++step_;
+  std::vector<AdamWTensor> tensors;
+  tensors.reserve(parameters_.size());
   for (size_t i = 0; i < parameters_.size(); ++i) {
     ShardedParameter& parameter = parameters_[i];
     Moments& moments = moments_[i];
-    AdamWUpdateArgs args;
-    args.parameter = parameter.master.vector();
-    args.gradient = parameter.gradient.vector();
-    args.first_moment = moments.first.vector();
-    args.second_moment = moments.second.vector();
+    AdamWTensor tensor = {.name = parameter.name,
+                          .parameter = parameter.master.vector(),
+                          .gradient = parameter.gradient.vector(),
+                          .first_moment = moments.first.vector(),
+                          .second_moment = moments.second.vector(),
+                          .weight_decay = moments.weight_decay};
     if (parameter.compute.raw() != parameter.master.raw()) {
-      args.compute = parameter.compute.vector();
+      tensor.compute = parameter.compute.vector();
     }
-    args.learning_rate = learning_rate;
-    args.beta1 = beta1_;
-    args.beta2 = beta2_;
-    args.epsilon = epsilon_;
-    args.weight_decay = moments.weight_decay;
-    args.gradient_scale = gradient_scale;
-    args.step = step_;
-    PLAIT_RETURN_IF_ERROR(Annotate(AdamWUpdate(execution, args), parameter.name));
+    tensors.push_back(tensor);
   }
-  return absl::OkStatus();
+  return AdamWUpdate(execution, {.tensors = tensors,
+                                 .learning_rate = learning_rate,
+                                 .beta1 = beta1_,
+                                 .beta2 = beta2_,
+                                 .epsilon = epsilon_,
+                                 .gradient_scale = gradient_scale,
+                                 .step = step_});
 }
 
 void AdamW::AppendState(NamedState& state) const {

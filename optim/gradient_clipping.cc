@@ -17,22 +17,32 @@ static_assert(ExactSum::kWords == kNormWords, "the communication plan counts the
 
 absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const DeviceMesh& mesh,
                                                 std::span<const ShardedParameter> parameters) {
+  int64_t num_tiles = 0;
+  for (const ShardedParameter& parameter : parameters) {
+    num_tiles += SquaredNormTiles(parameter.gradient.num_elements());
+  }
+  Tensor tiles = execution.Empty(DType::kF64, {num_tiles});  // of all parameters, one after another
+  std::vector<SquaredNormTensor> tensors;
+  tensors.reserve(parameters.size());
+  int64_t begin = 0;
+  for (const ShardedParameter& parameter : parameters) {
+    const int64_t end = begin + SquaredNormTiles(parameter.gradient.num_elements());
+    tensors.push_back({.name = parameter.name,
+                       .x = parameter.gradient.vector(),
+                       .tile_sums = tiles.Slice(begin, end).vector()});
+    begin = end;
+  }
+  PLAIT_RETURN_IF_ERROR(SquaredNorm(execution, {.tensors = tensors}));
+
+  PLAIT_ASSIGN_OR_RETURN(const Tensor host_tiles, execution.ToHost(tiles));
+  const double* tile = host_tiles.data<double>();
   GradientNorm result;
   ExactSum sum;
-  for (const ShardedParameter& parameter : parameters) {
-    const int64_t elements = parameter.gradient.num_elements();
+  for (const SquaredNormTensor& tensor : tensors) {
     double squared = 0;
-    if (elements > 0) {
-      Tensor tiles =
-          execution.Empty(DType::kF64, {(elements + kSquaredNormTile - 1) / kSquaredNormTile});
-      PLAIT_RETURN_IF_ERROR(Annotate(
-          SquaredNorm(execution, {.x = parameter.gradient.vector(), .tile_sums = tiles.vector()}),
-          parameter.name));
-      PLAIT_ASSIGN_OR_RETURN(const Tensor host_tiles, execution.ToHost(tiles));
-      for (const double tile : host_tiles.values<double>()) {
-        sum.Add(tile);
-        squared += tile;
-      }
+    for (int64_t i = 0; i < tensor.tile_sums.size; ++i, ++tile) {
+      sum.Add(*tile);
+      squared += *tile;
     }
     result.squared.push_back(squared);
   }

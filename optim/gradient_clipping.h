@@ -22,7 +22,8 @@ struct GradientNorm {
   std::vector<double> squared;  // sum of squares of this rank's shard of each parameter
 };
 
-// parameters: sharder.sharded(), after FinishGradients.
+// parameters: sharder.sharded(), after FinishGradients. Takes 8 bytes for every 128 of their
+// elements while it runs, and waits for the device once.
 absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const DeviceMesh& mesh,
                                                 std::span<const ShardedParameter> parameters);
 

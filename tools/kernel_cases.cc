@@ -341,6 +341,7 @@ absl::Status TimeTokenCrossEntropy(KernelTimer& timer, const KernelSizes& sizes)
        .dlogits = dlogits.matrix()});
 }
 
+// The same arrays as one parameter and as those of a model.
 absl::Status TimeAdamW(KernelTimer& timer, const KernelSizes& sizes) {
   const int64_t elements = sizes.optimizer_elements;
   Operands make(timer);
@@ -348,17 +349,26 @@ absl::Status TimeAdamW(KernelTimer& timer, const KernelSizes& sizes) {
   Tensor first = make.ZerosF32(elements), second = make.ZerosF32(elements);
   const Tensor gradient = make.F32(elements);
   PLAIT_RETURN_IF_ERROR(make.status());
-  return timer.Time<AdamWUpdateArgs>(
-      "adamw_update", absl::StrCat(elements, " elements, f32 to bf16"),
-      {.bytes =
-           Bytes({&parameter, &parameter, &gradient, &first, &first, &second, &second, &compute})},
-      AdamWUpdateImplementations(),
-      {.parameter = parameter.vector(),
-       .gradient = gradient.vector(),
-       .first_moment = first.vector(),
-       .second_moment = second.vector(),
-       .compute = compute.vector(),
-       .learning_rate = 1e-4});
+  for (const int64_t parameters : {1, 512}) {
+    std::vector<AdamWTensor> tensors;
+    for (int64_t i = 0; i < parameters; ++i) {
+      const int64_t begin = elements * i / parameters, end = elements * (i + 1) / parameters;
+      tensors.push_back({.name = "part",
+                         .parameter = parameter.Slice(begin, end).vector(),
+                         .gradient = gradient.Slice(begin, end).vector(),
+                         .first_moment = first.Slice(begin, end).vector(),
+                         .second_moment = second.Slice(begin, end).vector(),
+                         .compute = compute.Slice(begin, end).vector()});
+    }
+    PLAIT_RETURN_IF_ERROR(timer.Time<AdamWUpdateArgs>(
+        "adamw_update",
+        absl::StrCat(elements, " elements of ", parameters,
+                     parameters == 1 ? " parameter" : " parameters", ", f32 to bf16"),
+        {.bytes = Bytes(
+             {&parameter, &parameter, &gradient, &first, &first, &second, &second, &compute})},
+        AdamWUpdateImplementations(), {.tensors = tensors, .learning_rate = 1e-4}));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace

@@ -4,7 +4,6 @@
 // foreach_target first: it includes this file once per target.
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "kernels/cpu/optimizer_update.h"
 #include "kernels/cpu/simd-inl.h"
@@ -12,11 +11,32 @@
 HWY_BEFORE_NAMESPACE();
 namespace plait::cpu::HWY_NAMESPACE {
 
-// Elements a thread takes at a time.
-constexpr int64_t kTile = 16384;
+// body(tensor, begin, end) on num_threads threads, for parts of all tensors. Laid end to end they
+// are cut into one part of equal size for each thread, inside of a tensor at multiples of `grain`.
+template <class Tensors, class Size, class Body>
+void ShareOut(const Tensors& tensors, int num_threads, int64_t grain, const Size& size_of,
+              const Body& body) {
+  int64_t total = 0;
+  for (const auto& tensor : tensors) total += size_of(tensor);
+#pragma omp parallel for num_threads(num_threads) schedule(static)
+  for (int64_t part = 0; part < num_threads; ++part) {
+    const int64_t part_begin = total * part / num_threads;
+    const int64_t part_end = total * (part + 1) / num_threads;
+    int64_t before = 0;  // size of the tensors before this one
+    for (const auto& tensor : tensors) {
+      const int64_t size = size_of(tensor);
+      const auto cut = [&](int64_t at) {
+        return std::min(size, (std::max<int64_t>(at - before, 0) + grain - 1) / grain * grain);
+      };
+      if (cut(part_begin) < cut(part_end)) body(tensor, cut(part_begin), cut(part_end));
+      before += size;
+    }
+  }
+}
 
 // The update's factors, made in double and rounded once:
 //   p = p * keep - rate * m / (sqrt(v) * inverse_root + epsilon)
+// with a tensor's keep = 1 - learning_rate * weight_decay.
 struct AdamWFactors {
   explicit AdamWFactors(const AdamWUpdateArgs& args) {
     const double step = static_cast<double>(args.step);
@@ -25,30 +45,29 @@ struct AdamWFactors {
     beta2 = static_cast<float>(args.beta2);
     one_minus_beta1 = static_cast<float>(1.0 - args.beta1);
     one_minus_beta2 = static_cast<float>(1.0 - args.beta2);
-    keep = static_cast<float>(1.0 - args.learning_rate * args.weight_decay);
     rate = static_cast<float>(args.learning_rate / (1.0 - std::pow(args.beta1, step)));
     inverse_root = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(args.beta2, step)));
     epsilon = static_cast<float>(args.epsilon);
   }
   float gradient_scale, beta1, beta2, one_minus_beta1, one_minus_beta2;
-  float keep, rate, inverse_root, epsilon;
+  float rate, inverse_root, epsilon;
 };
 
 // Elements [begin, end). C: element type of the copy; no copy where `compute` is null.
 template <class C>
-void AdamWTile(const AdamWUpdateArgs& args, const AdamWFactors& factors, int64_t begin,
-               int64_t end) {
+void AdamWRange(const AdamWTensor& tensor, const AdamWFactors& factors, float tensor_keep,
+                int64_t begin, int64_t end) {
   const F32Tag d;
-  float* parameter = args.parameter.as<float>();
-  const float* gradient = args.gradient.as<float>();
-  float* first = args.first_moment.as<float>();
-  float* second = args.second_moment.as<float>();
-  C* compute = args.compute.as<C>();
+  float* parameter = tensor.parameter.as<float>();
+  const float* gradient = tensor.gradient.as<float>();
+  float* first = tensor.first_moment.as<float>();
+  float* second = tensor.second_moment.as<float>();
+  C* compute = tensor.compute.as<C>();
   const auto gradient_scale = hn::Set(d, factors.gradient_scale);
   const auto beta1 = hn::Set(d, factors.beta1), beta2 = hn::Set(d, factors.beta2);
   const auto one_minus_beta1 = hn::Set(d, factors.one_minus_beta1);
   const auto one_minus_beta2 = hn::Set(d, factors.one_minus_beta2);
-  const auto keep = hn::Set(d, factors.keep), rate = hn::Set(d, factors.rate);
+  const auto keep = hn::Set(d, tensor_keep), rate = hn::Set(d, factors.rate);
   const auto inverse_root = hn::Set(d, factors.inverse_root);
   const auto epsilon = hn::Set(d, factors.epsilon);
   ForEachVector(begin, end, [&](int64_t i, auto access) PLAIT_INLINE_BODY {
@@ -67,13 +86,17 @@ void AdamWTile(const AdamWUpdateArgs& args, const AdamWFactors& factors, int64_t
 }
 
 void AdamWAny(const AdamWUpdateArgs& args, int num_threads) {
+  constexpr int64_t kGrain = 64;  // whole cache lines of every array
   const AdamWFactors factors(args);
-  WithElementType(args.compute ? args.compute.dtype : DType::kF32, [&](auto copy) {
+  WithElementType(args.compute_dtype(), [&](auto copy) {
     using C = decltype(copy);
-#pragma omp parallel for num_threads(num_threads) schedule(static)
-    for (int64_t begin = 0; begin < args.parameter.size; begin += kTile) {
-      AdamWTile<C>(args, factors, begin, std::min(begin + kTile, args.parameter.size));
-    }
+    ShareOut(
+        args.tensors, num_threads, kGrain,
+        [](const AdamWTensor& tensor) { return tensor.parameter.size; },
+        [&](const AdamWTensor& tensor, int64_t begin, int64_t end) {
+          const double keep = 1.0 - args.learning_rate * tensor.weight_decay;
+          AdamWRange<C>(tensor, factors, static_cast<float>(keep), begin, end);
+        });
   });
 }
 
@@ -100,13 +123,17 @@ double SquareSum(const float* x, int64_t size) {
 }
 
 void SquaredNormAny(const SquaredNormArgs& args, int num_threads) {
-  double* sums = args.tile_sums.as<double>();
-#pragma omp parallel for num_threads(num_threads) schedule(static)
-  for (int64_t tile = 0; tile < args.tile_sums.size; ++tile) {
-    const int64_t begin = tile * kSquaredNormTile;
-    sums[tile] =
-        SquareSum(args.x.as<float>() + begin, std::min(kSquaredNormTile, args.x.size - begin));
-  }
+  constexpr int64_t kGrain = 8;  // sums of a cache line
+  ShareOut(
+      args.tensors, num_threads, kGrain,
+      [](const SquaredNormTensor& tensor) { return tensor.tile_sums.size; },
+      [](const SquaredNormTensor& tensor, int64_t begin, int64_t end) {
+        for (int64_t tile = begin; tile < end; ++tile) {
+          const int64_t first = tile * kSquaredNormTile;
+          tensor.tile_sums.as<double>()[tile] = SquareSum(
+              tensor.x.as<float>() + first, std::min(kSquaredNormTile, tensor.x.size - first));
+        }
+      });
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
@@ -123,12 +150,12 @@ HWY_EXPORT(SquaredNormAny);
 }  // namespace
 
 std::string AcceptsAdamWUpdate(const AdamWUpdateArgs& args) {
-  if (args.parameter.dtype != DType::kF32) return "parameter is not f32";
-  if (args.compute && args.compute.dtype == DType::kF64) return "compute is f64";
+  if (args.dtype() != DType::kF32) return "parameters are not f32";
+  if (args.compute_dtype() == DType::kF64) return "compute is f64";
   return "";
 }
 std::string AcceptsSquaredNorm(const SquaredNormArgs& args) {
-  return args.x.dtype == DType::kF32 ? "" : "x is not f32";
+  return args.dtype() == DType::kF32 ? "" : "x is not f32";
 }
 
 absl::Status AdamWUpdate(Execution& execution, const AdamWUpdateArgs& args) {

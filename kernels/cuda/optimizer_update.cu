@@ -6,6 +6,7 @@
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/optimizer_update.h"
 #include "kernels/cuda/reduction.h"
+#include "kernels/cuda/tensor_table.h"
 #include "kernels/cuda/vector_access.h"
 
 namespace plait::cuda {
@@ -15,6 +16,7 @@ constexpr int kBlockThreads = 256;
 
 // The update's factors, made in double and rounded once:
 //   p = p * keep - rate * m / (sqrt(v) * inverse_root + epsilon)
+// with a tensor's keep = 1 - learning_rate * weight_decay.
 template <class A>
 struct AdamWFactors {
   explicit AdamWFactors(const AdamWUpdateArgs& args) {
@@ -24,102 +26,150 @@ struct AdamWFactors {
     beta2 = static_cast<A>(args.beta2);
     one_minus_beta1 = static_cast<A>(1.0 - args.beta1);
     one_minus_beta2 = static_cast<A>(1.0 - args.beta2);
-    keep = static_cast<A>(1.0 - args.learning_rate * args.weight_decay);
     rate = static_cast<A>(args.learning_rate / (1.0 - std::pow(args.beta1, step)));
     inverse_root = static_cast<A>(1.0 / std::sqrt(1.0 - std::pow(args.beta2, step)));
     epsilon = static_cast<A>(args.epsilon);
   }
   A gradient_scale, beta1, beta2, one_minus_beta1, one_minus_beta2;
-  A keep, rate, inverse_root, epsilon;
+  A rate, inverse_root, epsilon;
 };
 
-// Elements [i, i + count). A, C: element types of the arrays and of the copy. An element's bits do
-// not depend on its place in a vector.
+// A: element type of the arrays.
+template <class A>
+struct AdamWEntry {
+  A* parameter;
+  const A* gradient;
+  A* first_moment;
+  A* second_moment;
+  void* compute;  // null: no copy
+  int64_t elements;
+  A keep;
+  unsigned first_block;
+  int head;  // elements before the first one from which all arrays are aligned; negative where
+             // there is none
+};
+template <class A>
+using AdamWTable = TensorTable<AdamWEntry<A>, sizeof(AdamWFactors<A>)>;
+static_assert(sizeof(AdamWTable<float>) + sizeof(AdamWFactors<float>) <= kMaxParameterBytes);
+static_assert(sizeof(AdamWTable<double>) + sizeof(AdamWFactors<double>) <= kMaxParameterBytes);
+
+// Elements [i, i + count). C: element type of the copy. An element's bits do not depend on its
+// place in a vector.
 template <class A, class C, int kVector>
-__device__ __forceinline__ void Update(const AdamWUpdateArgs& args, const AdamWFactors<A>& factors,
+__device__ __forceinline__ void Update(const AdamWEntry<A>& tensor, const AdamWFactors<A>& factors,
                                        int64_t i, int64_t count) {
   A parameter[kVector], gradient[kVector], first[kVector], second[kVector];
   C copy[kVector];
-  LoadVector(args.parameter.as<A>() + i, count, parameter);
-  LoadVector(args.gradient.as<A>() + i, count, gradient);
-  LoadVector(args.first_moment.as<A>() + i, count, first);
-  LoadVector(args.second_moment.as<A>() + i, count, second);
+  LoadVector(tensor.parameter + i, count, parameter);
+  LoadVector(tensor.gradient + i, count, gradient);
+  LoadVector(static_cast<const A*>(tensor.first_moment) + i, count, first);
+  LoadVector(static_cast<const A*>(tensor.second_moment) + i, count, second);
   PLAIT_UNROLL
   for (int k = 0; k < kVector; ++k) {
     const A g = gradient[k] * factors.gradient_scale;
     const A m = MultiplyAdd(factors.beta1, first[k], factors.one_minus_beta1 * g);
     const A v = MultiplyAdd(factors.beta2, second[k], factors.one_minus_beta2 * g * g);
     const A denominator = MultiplyAdd(SquareRoot(v), factors.inverse_root, factors.epsilon);
-    const A p = MultiplyAdd(parameter[k], factors.keep, -(factors.rate * m / denominator));
+    const A p = MultiplyAdd(parameter[k], tensor.keep, -(factors.rate * m / denominator));
     first[k] = m;
     second[k] = v;
     parameter[k] = p;
     copy[k] = Round<C>(p);
   }
-  StoreVector(first, count, args.first_moment.as<A>() + i);
-  StoreVector(second, count, args.second_moment.as<A>() + i);
-  StoreVector(parameter, count, args.parameter.as<A>() + i);
-  if (args.compute) StoreVector(copy, count, args.compute.as<C>() + i);
+  StoreVector(first, count, tensor.first_moment + i);
+  StoreVector(second, count, tensor.second_moment + i);
+  StoreVector(parameter, count, tensor.parameter + i);
+  if (tensor.compute != nullptr) StoreVector(copy, count, static_cast<C*>(tensor.compute) + i);
 }
 
-// The first `head` elements one by one, the others in vectors.
-template <class A, class C, int kVector>
+// A block takes kVector elements of its tensor for each thread. Where all arrays can be aligned: a
+// vector a thread, behind the head, of which the first block's threads take an element each.
+// Elsewhere: an element a thread, kVector times.
+template <class A, class C>
 __global__ void __launch_bounds__(kBlockThreads)
-    AdamWKernel(AdamWUpdateArgs args, AdamWFactors<A> factors, int64_t head) {
-  const int64_t thread = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (thread < head) Update<A, C, 1>(args, factors, thread, 1);
-  const int64_t i = head + thread * kVector;
-  if (i < args.parameter.size) {
-    Update<A, C, kVector>(args, factors, i, args.parameter.size - i);
+    AdamWKernel(AdamWTable<A> table, AdamWFactors<A> factors) {
+  constexpr int kVector = kVectorElements<A>;
+  const AdamWEntry<A>& tensor = table.OfBlock(blockIdx.x);
+  const int64_t block = blockIdx.x - tensor.first_block;
+  const int thread = static_cast<int>(threadIdx.x);
+  if (tensor.head >= 0) {
+    if (block == 0 && thread < tensor.head) Update<A, C, 1>(tensor, factors, thread, 1);
+    const int64_t i = tensor.head + (block * kBlockThreads + thread) * kVector;
+    if (i < tensor.elements) Update<A, C, kVector>(tensor, factors, i, tensor.elements - i);
+  } else {
+    for (int k = 0; k < kVector; ++k) {
+      const int64_t i = (block * kVector + k) * kBlockThreads + thread;
+      if (i < tensor.elements) Update<A, C, 1>(tensor, factors, i, 1);
+    }
   }
 }
 
-// Elements before the first one from which all arrays are aligned; negative where there is none.
-int64_t AlignedHead(const AdamWUpdateArgs& args, int vector) {
-  for (int64_t head = 0; head < vector; ++head) {
+// As AdamWEntry::head.
+int AlignedHead(const AdamWTensor& tensor, int vector) {
+  for (int head = 0; head < vector; ++head) {
     const auto aligned = [&](const ConstVectorView& view) {
       return !view || IsAligned(static_cast<const char*>(view.data) +
-                                    head * static_cast<int64_t>(SizeOf(view.dtype)),
+                                    static_cast<size_t>(head) * SizeOf(view.dtype),
                                 view.dtype, vector);
     };
-    if (aligned(args.parameter) && aligned(args.gradient) && aligned(args.first_moment) &&
-        aligned(args.second_moment) && aligned(args.compute)) {
-      return std::min(head, args.parameter.size);
+    if (aligned(tensor.parameter) && aligned(tensor.gradient) && aligned(tensor.first_moment) &&
+        aligned(tensor.second_moment) && aligned(tensor.compute)) {
+      return static_cast<int>(std::min<int64_t>(head, tensor.parameter.size));
     }
   }
   return -1;
 }
 
-template <class A, class C>
-absl::Status LaunchAdamW(Execution& execution, const AdamWUpdateArgs& args) {
+template <class A>
+void AddAdamW(AdamWTable<A>& table, const AdamWTensor& tensor, double learning_rate) {
   constexpr int kVector = kVectorElements<A>;
-  const int64_t aligned_head = AlignedHead(args, kVector);
-  return DispatchVector<kVector>(aligned_head >= 0, [&](auto count) {
-    constexpr int kCount = decltype(count)::value;
-    const int64_t head = std::max<int64_t>(aligned_head, 0);
-    const int64_t threads = std::max(head, (args.parameter.size - head + kCount - 1) / kCount);
-    const unsigned blocks = BlocksFor(threads, kBlockThreads);
-    return ToStatus(LaunchKernel(AdamWKernel<A, C, kCount>, {blocks}, {kBlockThreads}, 0,
-                                 execution.compute().handle(), args, AdamWFactors<A>(args), head),
-                    "adamw_update");
-  });
+  const int64_t elements = tensor.parameter.size;
+  if (elements == 0) return;
+  const int head = AlignedHead(tensor, kVector);
+  const int64_t in_vectors = elements - std::max(head, 0);
+  table.Add({.parameter = tensor.parameter.as<A>(),
+             .gradient = tensor.gradient.as<A>(),
+             .first_moment = tensor.first_moment.as<A>(),
+             .second_moment = tensor.second_moment.as<A>(),
+             .compute = tensor.compute.data,
+             .elements = elements,
+             .keep = static_cast<A>(1.0 - learning_rate * tensor.weight_decay),
+             .first_block = 0,
+             .head = head},
+            std::max(1u, BlocksFor(in_vectors, kBlockThreads * kVector)));
 }
 
-// A warp a tile. kAligned: whether its lanes may load their elements at once.
-template <class T, bool kAligned>
-__global__ void __launch_bounds__(kBlockThreads) SquaredNormKernel(SquaredNormArgs args) {
-  constexpr int kLaneElements = static_cast<int>(kSquaredNormTile) / kWarpThreads;
-  const int64_t tile = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarpThreads;
-  if (tile >= args.tile_sums.size) return;
+template <class T>
+struct SquaredNormEntry {
+  const T* x;
+  double* tile_sums;
+  int64_t elements;
+  unsigned first_block;
+  bool aligned;  // whether the lanes of a warp may load their elements at once
+};
+template <class T>
+using SquaredNormTable = TensorTable<SquaredNormEntry<T>, 0>;
+static_assert(sizeof(SquaredNormTable<double>) <= kMaxParameterBytes);
+
+constexpr int kLaneElements = static_cast<int>(kSquaredNormTile) / kWarpThreads;
+constexpr int kTilesOfBlock = kBlockThreads / kWarpThreads;
+
+// A warp a tile.
+template <class T>
+__global__ void __launch_bounds__(kBlockThreads) SquaredNormKernel(SquaredNormTable<T> table) {
+  const SquaredNormEntry<T>& tensor = table.OfBlock(blockIdx.x);
+  const int64_t block = blockIdx.x - tensor.first_block;
+  const int64_t tile = block * kTilesOfBlock + threadIdx.x / kWarpThreads;
+  if (tile * kSquaredNormTile >= tensor.elements) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarpThreads;
   const int64_t begin = tile * kSquaredNormTile + lane * kLaneElements;
-  const int64_t count = args.x.size - begin;
+  const int64_t count = tensor.elements - begin;
   T x[kLaneElements];
-  if constexpr (kAligned) {
-    LoadVector(args.x.as<T>() + begin, count, x);
+  if (tensor.aligned) {
+    LoadVector(tensor.x + begin, count, x);
   } else {
     PLAIT_UNROLL
-    for (int i = 0; i < kLaneElements; ++i) x[i] = i < count ? args.x.as<T>()[begin + i] : T{};
+    for (int i = 0; i < kLaneElements; ++i) x[i] = i < count ? tensor.x[begin + i] : T{};
   }
   double sum = 0;
   PLAIT_UNROLL
@@ -128,43 +178,62 @@ __global__ void __launch_bounds__(kBlockThreads) SquaredNormKernel(SquaredNormAr
     sum = fma(value, value, sum);
   }
   sum = WarpSum(sum);
-  if (lane == 0) args.tile_sums.as<double>()[tile] = sum;
+  if (lane == 0) tensor.tile_sums[tile] = sum;
 }
 
 }  // namespace
 
 std::string AcceptsAdamWUpdate(const AdamWUpdateArgs& args) {
-  if (args.parameter.dtype != DType::kF32 && args.parameter.dtype != DType::kF64) {
-    return "parameter is neither f32 nor f64";
+  if (args.dtype() != DType::kF32 && args.dtype() != DType::kF64) {
+    return "parameters are neither f32 nor f64";
   }
-  return !args.compute || IsFloating(args.compute.dtype) ? "" : "compute is not floating";
+  return IsFloating(args.compute_dtype()) ? "" : "compute is not floating";
 }
 
 absl::Status AdamWUpdate(Execution& execution, const AdamWUpdateArgs& args) {
-  return DispatchWide(args.parameter.dtype, [&](auto parameter) {
+  return DispatchWide(args.dtype(), [&](auto parameter) {
     using A = typename decltype(parameter)::Type;
-    return DispatchFloating(
-        args.compute ? args.compute.dtype : args.parameter.dtype,
-        [&](auto copy) { return LaunchAdamW<A, typename decltype(copy)::Type>(execution, args); });
+    const AdamWFactors<A> factors(args);
+    return DispatchFloating(args.compute_dtype(), [&](auto copy) {
+      using C = typename decltype(copy)::Type;
+      return LaunchInTables<AdamWTable<A>>(
+          args.tensors,
+          [&](AdamWTable<A>& table, const AdamWTensor& tensor) {
+            AddAdamW(table, tensor, args.learning_rate);
+          },
+          [&](const AdamWTable<A>& table) {
+            return ToStatus(LaunchKernel(AdamWKernel<A, C>, {table.blocks()}, {kBlockThreads}, 0,
+                                         execution.compute().handle(), table, factors),
+                            "adamw_update");
+          });
+    });
   });
 }
 
 std::string AcceptsSquaredNorm(const SquaredNormArgs& args) {
-  return args.x.dtype == DType::kF32 || args.x.dtype == DType::kF64 ? ""
+  return args.dtype() == DType::kF32 || args.dtype() == DType::kF64 ? ""
                                                                     : "x is neither f32 nor f64";
 }
 
 absl::Status SquaredNorm(Execution& execution, const SquaredNormArgs& args) {
-  constexpr int kTilesOfBlock = kBlockThreads / kWarpThreads;
-  constexpr int kLaneElements = static_cast<int>(kSquaredNormTile) / kWarpThreads;
-  const unsigned blocks = BlocksFor(args.tile_sums.size, kTilesOfBlock);
-  return DispatchWide(args.x.dtype, [&](auto t) {
+  return DispatchWide(args.dtype(), [&](auto t) {
     using T = typename decltype(t)::Type;
-    const auto kernel =
-        IsAligned(args.x, kLaneElements) ? SquaredNormKernel<T, true> : SquaredNormKernel<T, false>;
-    return ToStatus(
-        LaunchKernel(kernel, {blocks}, {kBlockThreads}, 0, execution.compute().handle(), args),
-        "squared_norm");
+    return LaunchInTables<SquaredNormTable<T>>(
+        args.tensors,
+        [](SquaredNormTable<T>& table, const SquaredNormTensor& tensor) {
+          if (tensor.x.size == 0) return;
+          table.Add({.x = tensor.x.as<T>(),
+                     .tile_sums = tensor.tile_sums.as<double>(),
+                     .elements = tensor.x.size,
+                     .first_block = 0,
+                     .aligned = IsAligned(tensor.x, kLaneElements)},
+                    BlocksFor(tensor.tile_sums.size, kTilesOfBlock));
+        },
+        [&](const SquaredNormTable<T>& table) {
+          return ToStatus(LaunchKernel(SquaredNormKernel<T>, {table.blocks()}, {kBlockThreads}, 0,
+                                       execution.compute().handle(), table),
+                          "squared_norm");
+        });
   });
 }
 

@@ -1,5 +1,6 @@
-// AdamW and sums of squares on a CUDA device, for f32 and f64. A sum of squares belongs to a warp,
-// whose lanes take four neighbouring elements each, in the same order wherever the array begins.
+// AdamW and sums of squares on a CUDA device, for f32 and f64: a launch takes about 60 tensors of
+// the one and 120 of the other (tensor_table.h). A sum of squares belongs to a warp, whose lanes
+// take four neighbouring elements each, in the same order wherever the array begins.
 #pragma once
 
 #include <string>

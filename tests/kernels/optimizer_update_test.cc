@@ -1,7 +1,12 @@
 #include "kernels/optimizer_update.h"
 
-#include <limits>
+#include <cmath>
+#include <cstring>
+#include <span>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/reference/optimizer_update.h"
 #include "tests/support/device_execution.h"
 #include "tests/support/random_tensor.h"
@@ -17,6 +22,17 @@ using ::testing::HasSubstr;
 constexpr double kLearningRate = 0.01, kBeta1 = 0.9, kBeta2 = 0.95, kEpsilon = 1e-8;
 constexpr int kSteps = 20;
 
+AdamWUpdateArgs Settings(std::span<const AdamWTensor> tensors, int64_t step,
+                         double gradient_scale = 0.5) {
+  return {.tensors = tensors,
+          .learning_rate = kLearningRate,
+          .beta1 = kBeta1,
+          .beta2 = kBeta2,
+          .epsilon = kEpsilon,
+          .gradient_scale = gradient_scale,
+          .step = step};
+}
+
 struct Case {
   Case(int64_t elements, DType dtype, DType compute_dtype)
       : parameter(UniformTensor({elements}, 1, dtype)),
@@ -25,19 +41,19 @@ struct Case {
         second_moment(Tensor::OnHost(dtype, {elements})),
         compute(Tensor::OnHost(compute_dtype, {elements})) {}
 
-  AdamWUpdateArgs args(int64_t step, double weight_decay = 0.1, double gradient_scale = 0.5) {
-    return {.parameter = parameter.vector(),
+  AdamWTensor tensor(double weight_decay = 0.1) {
+    return {.name = "norm.weight",
+            .parameter = parameter.vector(),
             .gradient = gradient.vector(),
             .first_moment = first_moment.vector(),
             .second_moment = second_moment.vector(),
             .compute = compute.vector(),
-            .learning_rate = kLearningRate,
-            .beta1 = kBeta1,
-            .beta2 = kBeta2,
-            .epsilon = kEpsilon,
-            .weight_decay = weight_decay,
-            .gradient_scale = gradient_scale,
-            .step = step};
+            .weight_decay = weight_decay};
+  }
+  // Of this tensor alone, valid until the next call.
+  AdamWUpdateArgs args(int64_t step, double weight_decay = 0.1, double gradient_scale = 0.5) {
+    alone = tensor(weight_decay);
+    return Settings({&alone, 1}, step, gradient_scale);
   }
   void SetGradient(int64_t step) {
     gradient = UniformTensor({parameter.num_elements()}, static_cast<uint64_t>(100 + step),
@@ -45,6 +61,7 @@ struct Case {
   }
 
   Tensor parameter, gradient, first_moment, second_moment, compute;
+  AdamWTensor alone;
 };
 
 // The paper's algorithm for one element, written apart from the kernels: moments kept as sums over
@@ -129,9 +146,9 @@ void ExpectAdamWAgrees() {
         ExpectClose("first_moment", found.first_moment, expected.first_moment, 8 * unit);
         ExpectClose("second_moment", found.second_moment, expected.second_moment, 8 * unit);
         ExpectSameBits("compute", found.compute, found.parameter.Converted(compute_dtype));
-        AdamWUpdateArgs without_copy = found.args(3);
+        AdamWTensor without_copy = found.tensor();
         without_copy.compute = {};
-        ASSERT_OK(RunOn(execution, implementation, without_copy));
+        ASSERT_OK(RunOn(execution, implementation, Settings({&without_copy, 1}, 3)));
       }
     }
   }
@@ -180,18 +197,18 @@ void ExpectPlaceDoesNotChangeBits(const Implementation<AdamWUpdateArgs>& impleme
   Tensor moved = Tensor::OnHost(DType::kF32, {1000 + second_moment_offset});
   ASSERT_OK(RunOn(execution, implementation, whole.args(1)));
   for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 13}, {13, 14}, {14, 1000}}) {
-    AdamWUpdateArgs args = parts.args(1);
+    AdamWTensor part = parts.tensor();
     Tensor parameter = parts.parameter.Slice(begin, end);
     Tensor gradient = parts.gradient.Slice(begin, end);
     Tensor first_moment = parts.first_moment.Slice(begin, end);
     Tensor second_moment = moved.Slice(begin + second_moment_offset, end + second_moment_offset);
     Tensor compute = parts.compute.Slice(begin, end);
-    args.parameter = parameter.vector();
-    args.gradient = gradient.vector();
-    args.first_moment = first_moment.vector();
-    args.second_moment = second_moment.vector();
-    args.compute = compute.vector();
-    ASSERT_OK(RunOn(execution, implementation, args));
+    part.parameter = parameter.vector();
+    part.gradient = gradient.vector();
+    part.first_moment = first_moment.vector();
+    part.second_moment = second_moment.vector();
+    part.compute = compute.vector();
+    ASSERT_OK(RunOn(execution, implementation, Settings({&part, 1}, 1)));
   }
   ExpectSameBits("parameter", parts.parameter, whole.parameter);
   ExpectSameBits("second_moment", moved.Slice(second_moment_offset, 1000 + second_moment_offset),
@@ -209,6 +226,91 @@ TEST(AdamWUpdateTest, PlaceInTheArrayDoesNotChangeBits) {
   });
 }
 
+enum class Places { kAligned, kAny };
+
+// Parameters of many sizes, some of none: more than two launches on a device take. Some are without
+// a copy. kAny: arrays begin at any place of a vector, most of a parameter's at the same one.
+class ManyParameters {
+ public:
+  struct Array {
+    Tensor tensor;  // zeros around the elements
+    int64_t begin, end;
+  };
+
+  ManyParameters(DType dtype, DType compute_dtype, Places places) {
+    constexpr int64_t kSizes[] = {1025, 0, 1, 7, 64, 2048, 3, 4099, 0, 130};
+    for (int64_t i = 0; i < 210; ++i) {
+      const int64_t size = kSizes[i % 10], place = places == Places::kAny ? i / 10 % 5 : 0;
+      const int64_t second_place = places == Places::kAny && i % 7 == 0 ? place + 1 : place;
+      AdamWTensor tensor = {.name = "many.weight",
+                            .parameter = Add(dtype, size, place),
+                            .gradient = Add(dtype, size, place),
+                            .first_moment = Add(dtype, size, place),
+                            .second_moment = Add(dtype, size, second_place, /*low=*/0),
+                            .weight_decay = 0.01 * static_cast<double>(i)};
+      if (i % 3 != 0) tensor.compute = Add(compute_dtype, size, place);
+      tensors_.push_back(tensor);
+    }
+  }
+
+  std::span<const AdamWTensor> tensors() const { return tensors_; }
+  const std::vector<Array>& arrays() const { return arrays_; }
+
+ private:
+  VectorView Add(DType dtype, int64_t size, int64_t begin, double low = -1) {
+    const Tensor values =
+        UniformTensor({size}, static_cast<uint64_t>(10'000 + arrays_.size()), dtype, low);
+    Array array = {Tensor::OnHost(dtype, {size + 8}), begin, begin + size};
+    Tensor elements = array.tensor.Slice(array.begin, array.end);
+    std::memcpy(elements.raw(), values.raw(), values.bytes());
+    arrays_.push_back(array);
+    return elements.vector();
+  }
+
+  std::vector<Array> arrays_;
+  std::vector<AdamWTensor> tensors_;
+};
+
+void ExpectManyAtOnceEqualOneByOne(const Implementation<AdamWUpdateArgs>& implementation,
+                                   DType dtype, DType compute_dtype) {
+  Execution one({.num_threads = 1}), three({.num_threads = 3});
+  const ManyParameters alone(dtype, compute_dtype, Places::kAligned);
+  const ManyParameters together(dtype, compute_dtype, Places::kAny);
+  if (!implementation.accepts(Settings(together.tensors(), 2)).empty()) return;
+  for (const AdamWTensor& tensor : alone.tensors()) {
+    ASSERT_OK(RunOn(one, implementation, Settings({&tensor, 1}, 2)));
+  }
+  ASSERT_OK(RunOn(three, implementation, Settings(together.tensors(), 2)));
+  for (size_t i = 0; i < alone.arrays().size(); ++i) {
+    const ManyParameters::Array &found = together.arrays()[i], &from = alone.arrays()[i];
+    Tensor expected = Tensor::OnHost(found.tensor.dtype(), found.tensor.shape());
+    const Tensor elements = from.tensor.Slice(from.begin, from.end);
+    std::memcpy(expected.Slice(found.begin, found.end).raw(), elements.raw(), elements.bytes());
+    ExpectSameBits(absl::StrCat("array ", i), found.tensor, expected);
+  }
+}
+
+TEST(AdamWUpdateTest, ManyAtOnceEqualOneByOne) {
+  ForEachSimdTarget([] {
+    for (const auto& implementation : AdamWUpdateImplementations()) {
+      SCOPED_TRACE(implementation.name);
+      ExpectManyAtOnceEqualOneByOne(implementation, DType::kF32, DType::kBf16);
+      ExpectManyAtOnceEqualOneByOne(implementation, DType::kF32, DType::kF32);
+      ExpectManyAtOnceEqualOneByOne(implementation, DType::kF64, DType::kBf16);
+      ExpectManyAtOnceEqualOneByOne(implementation, DType::kF64, DType::kF64);
+    }
+  });
+}
+
+TEST(AdamWUpdateTest, NoParametersAreUpdatedWithoutAnError) {
+  Execution execution;
+  for (const auto& implementation : AdamWUpdateImplementations()) {
+    const AdamWUpdateArgs args = Settings({}, 1);
+    EXPECT_EQ(implementation.accepts(args), "");
+    EXPECT_OK(RunOn(execution, implementation, args));
+  }
+}
+
 TEST(AdamWUpdateTest, RejectsBadArguments) {
   Execution execution;
   Case c(8, DType::kF32, DType::kBf16);
@@ -216,101 +318,31 @@ TEST(AdamWUpdateTest, RejectsBadArguments) {
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("step: expected 1 or more (steps count from 1), got 0")));
   c.gradient = UniformTensor({8}, 1, DType::kBf16);
-  EXPECT_THAT(
-      AdamWUpdate(execution, c.args(1)),
-      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("gradient: expected f32, got bf16")));
+  EXPECT_THAT(AdamWUpdate(execution, c.args(1)),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("norm.weight: gradient: expected f32, got bf16")));
   c.gradient = UniformTensor({7}, 1, DType::kF32);
-  EXPECT_THAT(
-      AdamWUpdate(execution, c.args(1)),
-      StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("gradient: expected width 8, got 7")));
+  EXPECT_THAT(AdamWUpdate(execution, c.args(1)),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("norm.weight: gradient: expected width 8, got 7")));
 }
 
-Tensor TileSums(Execution& execution, const Implementation<SquaredNormArgs>& implementation,
-                const Tensor& x) {
-  Tensor sums = Tensor::OnHost(DType::kF64, {(x.num_elements() + 127) / 128});
-  EXPECT_OK(RunOn(execution, implementation, {.x = x.vector(), .tile_sums = sums.vector()}));
-  return sums;
-}
-
-// What every implementation but those that refuse x makes of it.
-void ForEachTileSums(const Tensor& x, const std::function<void(const Tensor& sums)>& body) {
-  Execution execution({.num_threads = 2});
-  for (const auto& implementation : SquaredNormImplementations()) {
-    SCOPED_TRACE(implementation.name);
-    Tensor unused = Tensor::OnHost(DType::kF64, {(x.num_elements() + 127) / 128});
-    const SquaredNormArgs args = {.x = x.vector(), .tile_sums = unused.vector()};
-    if (implementation.accepts(args).empty()) body(TileSums(execution, implementation, x));
-  }
-}
-
-TEST(SquaredNormTest, ImplementationsAgreeWithTheReference) {
-  ForEachSimdTarget([] {
-    Execution execution({.num_threads = 2});
-    for (const DType dtype : {DType::kF32, DType::kF64}) {
-      for (const int64_t elements : {1, 7, 64, 128, 129, 100003}) {
-        const Tensor x = UniformTensor({elements}, 1, dtype);
-        const int64_t tiles = (elements + 127) / 128;
-        Tensor expected = Tensor::OnHost(DType::kF64, {tiles});
-        ASSERT_OK(
-            reference::SquaredNorm(execution, {.x = x.vector(), .tile_sums = expected.vector()}));
-        ForEachTileSums(x, [&](const Tensor& found) {
-          for (int64_t i = 0; i < tiles; ++i) {
-            // Positive terms: one rounding a term, both ways.
-            const double exact = expected.data<double>()[i];
-            EXPECT_NEAR(found.data<double>()[i], exact, 2 * 0x1.0p-53 * 128 * exact);
-          }
-        });
-      }
-    }
-  });
-}
-
-// Nor does the place in memory of the first element.
-TEST(SquaredNormTest, NeitherThreadsNorCutsChangeBits) {
-  const Tensor x = UniformTensor({200003}, 1, DType::kF32);
-  Tensor moved = Tensor::OnHost(DType::kF32, {200004});
-  std::copy_n(x.data<float>(), 200003, moved.data<float>() + 1);
-  Execution one({.num_threads = 1}), three({.num_threads = 3});
-  for (const auto& implementation : SquaredNormImplementations()) {
-    SCOPED_TRACE(implementation.name);
-    const Tensor a = TileSums(one, implementation, x);
-    ExpectSameBits("threads", TileSums(three, implementation, x), a);
-    const Tensor tail = TileSums(one, implementation, x.Flat(1000 * 128, {200003 - 1000 * 128}));
-    ExpectSameBits("cut", tail, a.Slice(1000, a.num_elements()));
-    ExpectSameBits("moved", TileSums(one, implementation, moved.Slice(1, 200004)), a);
-  }
-}
-
-TEST(SquaredNormTest, NumbersThatAreNotFinitePropagate) {
-  ForEachSimdTarget([] {
-    for (const float bad :
-         {std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
-          std::numeric_limits<float>::quiet_NaN()}) {
-      for (const int64_t position : {0, 70000, 99999}) {
-        Tensor x = UniformTensor({100000}, 1, DType::kF32);
-        x.data<float>()[position] = bad;
-        ForEachTileSums(x, [&](const Tensor& sums) {
-          EXPECT_FALSE(std::isfinite(sums.data<double>()[position / 128]))
-              << bad << " at " << position;
-        });
-      }
-    }
-  });
-}
-
-// f32 squares would overflow.
-TEST(SquaredNormTest, LargeFiniteNumbersStayFinite) {
-  ForEachSimdTarget([] {
-    const Tensor x = Tensor::FromValues<float>({2}, {1e30f, 1e30f});
-    ForEachTileSums(x, [](const Tensor& sums) { EXPECT_NEAR(sums.data<double>()[0], 2e60, 1e54); });
-  });
-}
-
-TEST(SquaredNormTest, RejectsAMissingResult) {
+TEST(AdamWUpdateTest, RejectsParametersOfSeveralDTypesBeforeAnyIsUpdated) {
   Execution execution;
-  const Tensor x = UniformTensor({8}, 1, DType::kF32);
-  EXPECT_THAT(SquaredNorm(execution, {.x = x.vector()}),
-              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tile_sums: ")));
+  Case c(8, DType::kF32, DType::kBf16), unchanged(8, DType::kF32, DType::kBf16);
+  Case f64(8, DType::kF64, DType::kBf16), f32_copy(8, DType::kF32, DType::kF32);
+  const auto update = [&](AdamWTensor second) {
+    second.name = "second.weight";
+    const AdamWTensor tensors[] = {c.tensor(), second};
+    return AdamWUpdate(execution, Settings(tensors, 1));
+  };
+  EXPECT_THAT(update(f64.tensor()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("second.weight: parameter: expected f32, got f64")));
+  EXPECT_THAT(update(f32_copy.tensor()),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       HasSubstr("second.weight: compute: expected bf16, got f32")));
+  ExpectSameBits("parameter", c.parameter, unchanged.parameter);
 }
 
 }  // namespace

@@ -197,6 +197,17 @@ TEST(AdamWTest, RefusesALearningRateThatIsNotFinite) {
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("learning rate inf")));
 }
 
+TEST(AdamWTest, AnErrorNamesTheParameter) {
+  SmallModel model;
+  std::vector<ShardedParameter> parameters(model.parameters().begin(), model.parameters().end());
+  ASSERT_OK_AND_ASSIGN(const auto adamw, AdamW::Create(model.execution(), Config(), parameters));
+  parameters[1].gradient = Tensor::OnHost(DType::kF32, {35});
+  EXPECT_THAT(
+      adamw->Step(model.execution(), 0.01, 1.0),
+      StatusIs(absl::StatusCode::kInvalidArgument,
+               HasSubstr("model.layers.0.mamba.A_log: gradient: expected width 36, got 35")));
+}
+
 TEST(AdamWTest, RefusesAParameterGivenTwice) {
   SmallModel model;
   std::vector<ShardedParameter> twice(2, model.parameters()[0]);

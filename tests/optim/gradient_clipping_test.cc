@@ -24,6 +24,41 @@ TEST(GradientClippingTest, NormIsOverAllElementsOfAllParameters) {
   EXPECT_EQ(norm.squared.size(), 3u);
 }
 
+TEST(GradientClippingTest, EachParameterHasItsOwnSum) {
+  SmallModel model;
+  std::vector<ShardedParameter> parameters(model.parameters().begin(), model.parameters().end());
+  // A rank's share need not touch every parameter.
+  parameters[1].gradient = Tensor::OnHost(DType::kF32, {0});
+  model.FillGradients(1);
+  ASSERT_OK_AND_ASSIGN(const GradientNorm norm,
+                       GlobalGradientNorm(model.execution(), model.mesh(), parameters));
+  ASSERT_EQ(norm.squared.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    double sum = 0;
+    for (int64_t k = 0; k < parameters[i].gradient.num_elements(); ++k) {
+      sum += NumberAt(parameters[i].gradient, k) * NumberAt(parameters[i].gradient, k);
+    }
+    EXPECT_NEAR(norm.squared[i], sum, 1e-12) << i;  // both in f64
+  }
+}
+
+TEST(GradientClippingTest, NoParametersHaveNoNorm) {
+  SmallModel model;
+  ASSERT_OK_AND_ASSIGN(const GradientNorm norm,
+                       GlobalGradientNorm(model.execution(), model.mesh(), {}));
+  EXPECT_EQ(norm.norm, 0);
+}
+
+TEST(GradientClippingTest, AnErrorNamesTheParameter) {
+  SmallModel model;
+  std::vector<ShardedParameter> parameters(model.parameters().begin(), model.parameters().end());
+  parameters[1].gradient = Tensor::OnHost(DType::kF64, {36});
+  EXPECT_THAT(
+      GlobalGradientNorm(model.execution(), model.mesh(), parameters),
+      StatusIs(absl::StatusCode::kInvalidArgument,
+               ::testing::HasSubstr("model.layers.0.mamba.A_log: x: expected f32, got f64")));
+}
+
 TEST(GradientClippingTest, SumsInF64WhereF32WouldLoseElements) {
   Execution execution;
   const DeviceMesh mesh = *DeviceMesh::Create({1, 1, 0, 1, 1, 1}, MakeSingleRankCommunicator());
