@@ -35,7 +35,8 @@ absl::StatusOr<double> HostSeconds(const std::function<absl::Status()>& run) {
 
 }  // namespace
 
-absl::StatusOr<Tensor> BenchmarkTensor(Execution& execution, DType dtype, const Shape& shape) {
+absl::StatusOr<Tensor> BenchmarkTensor(Execution& execution, DType dtype, const Shape& shape,
+                                       float least) {
   Tensor tensor = execution.Empty(dtype, shape);
   const int64_t elements = tensor.num_elements();
   const int64_t distinct = std::min(elements, kDistinct);
@@ -43,7 +44,7 @@ absl::StatusOr<Tensor> BenchmarkTensor(Execution& execution, DType dtype, const 
   Tensor numbers = Tensor::OnHost(DType::kF32, {distinct});
   for (int64_t i = 0; i < distinct; ++i) {
     numbers.data<float>()[i] =
-        static_cast<float>(key.Words(static_cast<uint64_t>(i))[0]) * 0x1.0p-32f - 0.5f;
+        static_cast<float>(key.Words(static_cast<uint64_t>(i))[0]) * 0x1.0p-32f + least;
   }
   if (dtype != DType::kF32) numbers = numbers.Converted(dtype);
   Tensor first = tensor.Flat(0, {distinct});

@@ -9,9 +9,10 @@
 
 namespace plait {
 
-// On the execution's device. bf16, f32: uniform in [-0.5, 0.5), equal on every machine; the numbers
-// repeat after about a million.
-absl::StatusOr<Tensor> BenchmarkTensor(Execution& execution, DType dtype, const Shape& shape);
+// On the execution's device. bf16, f32: uniform in [least, least + 1), equal on every machine; the
+// numbers repeat after about a million.
+absl::StatusOr<Tensor> BenchmarkTensor(Execution& execution, DType dtype, const Shape& shape,
+                                       float least = -0.5f);
 
 // The least time of a run, seconds, of several runs that take `seconds` together (at least three),
 // after one that is not counted: it fills caches. A device is timed by its own clock, over runs

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/benchmark.h"
+#include "tools/kernel_sizes.h"
 #include "tools/kernel_timer.h"
 
 namespace plait {
@@ -19,23 +20,34 @@ class Operands {
  public:
   explicit Operands(KernelTimer& timer) : execution_(timer.execution()) {}
 
+  // Uniform in [-0.5, 0.5).
   Tensor Bf16(int64_t rows, int64_t columns) { return Make(DType::kBf16, {rows, columns}); }
   Tensor Bf16(int64_t size) { return Make(DType::kBf16, {size}); }
   Tensor F32(int64_t rows, int64_t columns) { return Make(DType::kF32, {rows, columns}); }
   Tensor F32(int64_t size) { return Make(DType::kF32, {size}); }
-  // On the device, element i is value(i).
-  Tensor Integers(int64_t size, const std::function<int64_t(int64_t)>& value) {
-    Tensor host = Tensor::OnHost(DType::kI32, {size});
-    for (int64_t i = 0; i < size; ++i) host.data<int32_t>()[i] = static_cast<int32_t>(value(i));
-    return Keep(execution_.ToDevice(host), host);
+  // Uniform in [0, 1).
+  Tensor NotNegativeF32(int64_t size) { return Make(DType::kF32, {size}, /*least=*/0); }
+  // For results alone: not initialised.
+  Tensor F64(int64_t size) { return execution_.Empty(DType::kF64, {size}); }
+  // Element i is value(i).
+  Tensor F32(int64_t size, const std::function<float(int64_t)>& value) {
+    return From<float>(DType::kF32, size, value);
   }
-  Tensor ZerosF32(int64_t size) { return execution_.Zeros(DType::kF32, {size}); }
+  Tensor Integers(int64_t size, const std::function<int64_t(int64_t)>& value) {
+    return From<int32_t>(DType::kI32, size, value);
+  }
 
   const absl::Status& status() const { return status_; }
 
  private:
-  Tensor Make(DType dtype, const Shape& shape) {
-    return Keep(BenchmarkTensor(execution_, dtype, shape), {});
+  Tensor Make(DType dtype, const Shape& shape, float least = -0.5f) {
+    return Keep(BenchmarkTensor(execution_, dtype, shape, least), {});
+  }
+  template <class T, class Value>
+  Tensor From(DType dtype, int64_t size, const Value& value) {
+    Tensor host = Tensor::OnHost(dtype, {size});
+    for (int64_t i = 0; i < size; ++i) host.data<T>()[i] = static_cast<T>(value(i));
+    return Keep(execution_.ToDevice(host), host);
   }
   Tensor Keep(absl::StatusOr<Tensor> tensor, const Tensor& host) {
     // A host tensor is read until the stream has come so far.

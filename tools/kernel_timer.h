@@ -1,9 +1,10 @@
 // Times every implementation of an operation on one set of arguments.
 #pragma once
 
-#include <algorithm>
+#include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/execution.h"
@@ -51,6 +52,15 @@ class KernelTimer {
     return absl::OkStatus();
   }
 
+  // Several operations, one after the other, each by the implementation that it chooses.
+  absl::Status TimeTogether(const std::string& operation, const std::string& shape,
+                            const KernelWork& work, const std::function<absl::Status()>& run) {
+    KernelTiming timing{operation, shape, "chosen", "", 0, work};
+    PLAIT_ASSIGN_OR_RETURN(timing.seconds, LeastSeconds(execution_, seconds_per_kernel_, run));
+    timings_.push_back(std::move(timing));
+    return absl::OkStatus();
+  }
+
   Execution& execution() { return execution_; }
   const std::vector<KernelTiming>& timings() const { return timings_; }
 
@@ -60,37 +70,5 @@ class KernelTimer {
   bool with_reference_;
   std::vector<KernelTiming> timings_;
 };
-
-// Shapes of a model's kernels.
-struct KernelSizes {
-  int64_t tokens = 4096;  // of a microbatch
-  int64_t model_dim = 256, hidden_dim = 448;
-  int64_t channels = 512, states = 16;
-  int64_t heads = 4, kv_heads = 2, head_dim = 64;
-  int64_t experts = 4, experts_per_token = 2;
-  int64_t vocabulary = 8192, vocabulary_rows = 512;
-  int64_t document_tokens = 512;
-  int64_t optimizer_elements = 1 << 21;
-
-  // Of the demo's recipe, for a CPU.
-  static KernelSizes OfDemo() { return {}; }
-  // Of Jamba 1.5 Large with four experts, on documents of 8192 tokens: for a device with 80 GB.
-  static KernelSizes OfJambaLarge() {
-    return {.tokens = 8192,
-            .model_dim = 8192,
-            .hidden_dim = 24576,
-            .channels = 16384,
-            .heads = 64,
-            .kv_heads = 8,
-            .head_dim = 128,
-            .vocabulary = 65536,
-            .vocabulary_rows = 2048,
-            .document_tokens = 8192,
-            .optimizer_elements = 1 << 28};
-  }
-};
-
-// Every operation of a hybrid model, forward and backward.
-absl::Status TimeKernels(KernelTimer& timer, const KernelSizes& sizes);
 
 }  // namespace plait

@@ -29,7 +29,8 @@ void AddSelftestCommand(CLI::App& plait, Action& action);
 void AddTokenizeCommand(CLI::App& plait, Action& action);
 void AddTrainCommand(CLI::App& plait, Action& action);
 
-// Of `plait bench`, in a file of its own.
+// Of `plait bench`, in files of their own.
+void AddKernelBenchmarks(CLI::App& bench, Action& action);  // kernels, gemm
 void AddTokenizerBenchmark(CLI::App& bench, Action& action);
 
 // The whole executable; returns its exit code. Nothing is thrown.

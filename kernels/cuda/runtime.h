@@ -17,8 +17,9 @@ void AllowEmulation(int devices = 1);
 // Devices that work can be given to; 0 where there is no driver.
 int NumDevices();
 
-// The device `index`, the same object at every call; those of the emulation are one. FailedPrecondition where there is none, with
-// the reason. Makes it the calling thread's current device.
+// The device `index`, the same object at every call; those of the emulation are one.
+// FailedPrecondition where there is none, with the reason. Makes it the calling thread's current
+// device.
 absl::StatusOr<std::shared_ptr<DeviceRuntime>> Runtime(int index);
 
 // Of a CUDA error code, Internal "what: CUDA's name and text of the code"; Ok for 0.

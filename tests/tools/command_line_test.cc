@@ -66,6 +66,14 @@ TEST(CommandLineTest, ABadCommandLineIsOneLineAndExitCodeTwo) {
   }
 }
 
+TEST(CommandLineTest, WithoutADeviceBenchmarksOnOneAreRefused) {
+  for (const char* benchmark : {"kernels", "gemm"}) {
+    const CommandResult result = RunCommand({"bench", benchmark, "--device", "CUDA"});
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_THAT(result.errors, HasSubstr("built without CUDA"));
+  }
+}
+
 TEST(CommandLineTest, NamesAnUnknownCommand) {
   EXPECT_THAT(RunCommand({"trian"}).errors, HasSubstr("no command 'trian'"));
 }

@@ -1,41 +1,32 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <set>
+#include <string>
 
 #include "base/execution.h"
 #include "kernels/benchmark.h"
 #include "tests/support/command_line.h"
 #include "tests/support/device_execution.h"
 #include "tests/support/status_matchers.h"
+#include "tools/kernel_cases.h"
 #include "tools/kernel_limits.h"
+#include "tools/kernel_operands.h"
 #include "tools/kernel_timer.h"
 
 namespace plait {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::IsSupersetOf;
 
-KernelSizes SmallSizes() {
-  return {.tokens = 24,
-          .model_dim = 16,
-          .hidden_dim = 32,
-          .channels = 32,
-          .states = 16,
-          .heads = 4,
-          .kv_heads = 2,
-          .head_dim = 16,
-          .vocabulary = 40,
-          .vocabulary_rows = 8,
-          .document_tokens = 10,
-          .optimizer_elements = 100};
-}
-
 std::set<std::string> TimedOperations(Execution& execution) {
   KernelTimer timer(execution, /*seconds_per_kernel=*/0, /*with_reference=*/true);
-  EXPECT_OK(TimeKernels(timer, SmallSizes()));
+  EXPECT_OK(TimeKernels(timer, KernelSizes::Tiny()));
   std::set<std::string> timed;
   for (const KernelTiming& timing : timer.timings()) {
     SCOPED_TRACE(timing.operation + " " + timing.implementation);
@@ -49,17 +40,61 @@ std::set<std::string> TimedOperations(Execution& execution) {
 
 TEST(KernelBenchmarkTest, EveryOperationIsTimedOnTheCpu) {
   Execution execution({.num_threads = 1});
-  EXPECT_EQ(TimedOperations(execution).size(), 20u);
+  EXPECT_EQ(TimedOperations(execution).size(), 33u);
 }
 
 // Operands and results in its memory, times by its clock.
-TEST(KernelBenchmarkTest, OperationsAreTimedOnADevice) {
-  EXPECT_THAT(
-      TimedOperations(*CudaExecution()),
-      IsSupersetOf({"matmul", "grouped_matmul", "grouped_matmul_dgrad", "grouped_weight_gradient",
-                    "rms_norm_forward", "rms_norm_backward", "gated_activation_forward",
-                    "gated_activation_backward", "rotary_embedding", "attention_forward",
-                    "attention_backward", "token_cross_entropy", "adamw_update"}));
+TEST(KernelBenchmarkTest, ADeviceRunsWhatTheCpuDoes) {
+  Execution execution({.num_threads = 1});
+  EXPECT_EQ(TimedOperations(*CudaExecution()), TimedOperations(execution));
+}
+
+// As `plait bench kernels --device CUDA` on a GPU, whose shapes alone are larger.
+TEST(KernelBenchmarkTest, EveryRowOfADeviceHasItsShareOfALimit) {
+  ASSERT_NE(CudaExecution(), nullptr);
+  const CommandResult result = RunCommand(
+      {"bench", "kernels", "--device", "CUDA", "--shapes", "TINY", "--seconds", "0", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const auto answer = nlohmann::json::parse(result.output);
+  EXPECT_EQ(answer["device"], "emulated device");
+  EXPECT_GT(answer["limits"]["bytes_per_second"], 0);
+  EXPECT_GT(answer["limits"]["flops_per_second"], 0);
+  std::set<std::string> goals, limits;
+  for (const auto& kernel : answer["kernels"]) {
+    if (kernel["refusal"] != "") continue;
+    SCOPED_TRACE(kernel.dump());
+    EXPECT_GT(kernel["seconds"], 0);
+    EXPECT_GT(kernel["share_of_limit"], 0);
+    limits.insert(kernel["limit"]);
+    if (kernel["goal"] > 0) goals.insert(kernel["operation"]);
+  }
+  EXPECT_THAT(limits, IsSupersetOf({"copy", "GEMM"}));
+  EXPECT_THAT(goals, IsSupersetOf({"matmul", "grouped_weight_gradient", "rms_norm_backward",
+                                   "gated_activation_forward", "causal_convolution_forward",
+                                   "causal_convolution_backward", "selective_scan_forward",
+                                   "selective_scan_backward", "attention_forward",
+                                   "attention_backward", "linear_cross_entropy", "adamw_update"}));
+}
+
+TEST(KernelBenchmarkTest, ATableHasALineForEveryRow) {
+  ASSERT_NE(CudaExecution(), nullptr);
+  const CommandResult result =
+      RunCommand({"bench", "kernels", "--device", "CUDA", "--shapes", "TINY", "--seconds", "0"});
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  EXPECT_THAT(result.output, ContainsRegex("selective_scan_forward +cuda .* % of .*, goal 75 %"));
+  EXPECT_THAT(result.output, HasSubstr("emulated device: copy "));
+}
+
+TEST(KernelBenchmarkTest, MomentsAreNotZeroAndTheSecondOneIsNotNegative) {
+  Execution execution;
+  KernelTimer timer(execution, 0, false);
+  Operands make(timer);
+  const Tensor first = make.F32(1000), second = make.NotNegativeF32(1000);
+  ASSERT_OK(make.status());
+  const auto [least, most] = std::minmax_element(second.data<float>(), second.data<float>() + 1000);
+  EXPECT_GE(*least, 0);
+  EXPECT_GT(*most, 0.9f);
+  EXPECT_LT(*std::min_element(first.data<float>(), first.data<float>() + 1000), -0.4f);
 }
 
 TEST(KernelBenchmarkTest, ADevicesTensorIsTheHostsAndRepeatsNoRow) {
@@ -96,14 +131,6 @@ TEST(KernelLimitsTest, TheTightestLimitCounts) {
 
 TEST(KernelLimitsTest, AnUnknownRateLimitsNothing) {
   EXPECT_EQ(LeastTime({.flops = 300}, {.bytes = 10}).limit, "");
-}
-
-TEST(BenchCommandTest, WithoutCudaItsDeviceIsRefused) {
-  for (const char* benchmark : {"kernels", "gemm"}) {
-    const CommandResult result = RunCommand({"bench", benchmark, "--device", "CUDA"});
-    EXPECT_EQ(result.exit_code, 2);
-    EXPECT_THAT(result.errors, HasSubstr("built without CUDA"));
-  }
 }
 
 }  // namespace
