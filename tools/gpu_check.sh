@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Runs every GPU test, then the benchmarks, on a machine with an NVIDIA GPU; one table, and a JSON.
 #
+# Benchmarks: matrix products, every kernel, steps of a hybrid of a billion parameters (tokens/s, share of the GPU's peak,
+# memory), and fifty steps of the demo's recipe on the GPU and on the CPU, whose losses must agree.
+#
 # usage: tools/gpu_check.sh BUNDLE|FOLDER [--json FILE] [--seconds N]
 #   BUNDLE       plait-*.tar.xz of tools/make_bundle.sh, or FOLDER: what it unpacks to, or a build folder
 #   --json FILE  everything that the table says, and more; default gpu_check.json beside the logs
@@ -107,27 +110,66 @@ for test in "${tests[@]}"; do
   test_json+="${test_json:+, }{\"name\": \"$name\", \"result\": \"$result\", \"exit_code\": $code, \"passed_tests\": ${passes:-0}, \"seconds\": $((SECONDS - begun))}"
 done
 
-# bench NAME: `plait bench NAME --device CUDA --json` to NAME.json.
+# bench NAME [ARGUMENT...]: `plait bench NAME ARGUMENT... --json` to NAME.json, which is there if it passed.
 benchmark_json=''
 bench() {
   local name=$1 begun=$SECONDS code result=passed
-  timeout --kill-after=5 "$(left)" "$plait" bench "$name" --device CUDA --json >"$logs/$name.json" 2>"$logs/$name.log" </dev/null
+  shift
+  timeout --kill-after=5 "$(left)" "$plait" bench "$name" "$@" --json >"$logs/$name.out" 2>"$logs/$name.log" </dev/null
   code=$?
-  if [ $code != 0 ]; then
-    result=FAILED
+  # Losses that do not agree are an answer as well.
+  if [ $code = 0 ] || [ -s "$logs/$name.out" ]; then mv "$logs/$name.out" "$logs/$name.json"; fi
+  case $code in
+    0) ;;
+    124 | 137) result='out of time' ;;
+    *) result=FAILED ;;
+  esac
+  if [ $code = 0 ] && [ ! -s "$logs/$name.json" ]; then result='no answer'; fi
+  if [ "$result" != passed ]; then
     failed=$((failed + 1))
     rows+=("$(printf '%-44s %-12s %s' "bench $name" "$result" "$(tail -n 1 "$logs/$name.log")")")
-    return
+  else
+    rows+=("$(printf '%-44s %-12s            %4d s' "bench $name" "$result" $((SECONDS - begun)))")
   fi
-  rows+=("$(printf '%-44s %-12s            %4d s' "bench $name" "$result" $((SECONDS - begun)))")
-  benchmark_json+=", \"$name\": $(cat "$logs/$name.json")"
+  [ ! -s "$logs/$name.json" ] || benchmark_json+=", \"$name\": $(cat "$logs/$name.json")"
 }
+recipes=
+for place in "$bundle/recipes/library" "$(dirname "${BASH_SOURCE[0]}")/../recipes/library"; do
+  [ -n "$recipes" ] || [ ! -d "$place" ] || recipes=$(cd "$place" && pwd)
+done
+rm -f "$logs"/{gemm,kernels,step,devices}.json
 if [ -n "$plait" ]; then
-  bench gemm
-  bench kernels
+  bench gemm --device CUDA
+  bench kernels --device CUDA
+  # Eight microbatches a step; a few steps tell a GPU's speed.
+  bench step "$recipes/hybrid_1b.textproto" --set trainer.device=CUDA --set stages.0.tokens_per_step=65536
+  bench devices "$recipes/demo_pretrain.textproto" --steps 50
 else
   rows+=("no plait in $bundle: no benchmarks")
 fi
+
+# number FILE FIELD: of a flat JSON object; nothing where it has no such number.
+number() { sed -n "s/.*\"$2\":\([-+0-9.eE]*\).*/\1/p" "$1"; }
+step_table() {
+  local file=$logs/step.json
+  awk -v seconds="$(number "$file" median_seconds)" -v tokens="$(number "$file" tokens_per_second)" \
+    -v flops="$(number "$file" model_flops_per_second)" -v peak="$(number "$file" peak_flops_per_second)" \
+    -v gemm="$(number "$file" share_of_gemm_peak)" -v bytes="$(number "$file" allocated_bytes_peak)" 'BEGIN {
+      printf "hybrid_1b, one rank: %.0f ms a step, %.0f tokens/s, %.1f TFLOP/s of the model", 1e3 * seconds, tokens, flops / 1e12
+      if (peak > 0) printf " = %.1f %% of %.0f (MFU)", 100 * flops / peak, peak / 1e12
+      printf ", %.1f %% of the GEMM peak; tensors %.1f GB at most\n", 100 * gemm, bytes / 1e9
+    }'
+}
+devices_table() {
+  local file=$logs/devices.json
+  awk -v steps="$(number "$file" steps)" -v difference="$(number "$file" largest_difference)" \
+    -v at="$(number "$file" largest_at_step)" -v bound="$(number "$file" bound)" \
+    -v device="$(number "$file" device_step_seconds)" -v cpu="$(number "$file" cpu_step_seconds)" 'BEGIN {
+      if (difference == "") difference = "not a number"
+      printf "losses of %d steps, GPU and CPU at bf16: %s apart at most (step %d), bound %s; %.1f and %.1f ms a step\n", \
+        steps, difference, at, bound, 1e3 * device, 1e3 * cpu
+    }'
+}
 
 # One line a kernel of kernels.json, whose objects are flat.
 kernel_table() {
@@ -150,7 +192,7 @@ kernel_table() {
         line = line sprintf("  %5.1f %% of %-4s", 100 * share, field("limit"))
         if (field("goal") > 0) line = line sprintf("  goal %2.0f %%%s", 100 * field("goal"), share < field("goal") ? "" : ", reached")
       }
-      print line
+      print line "  (" field("shape") ")"
     }'
 }
 
@@ -160,7 +202,10 @@ printf 'plait %s on %s, %s\n' "${commit:-of a build folder}" "${device:-an unnam
 printf '%s\n' "${libraries[@]}"
 printf '\n'
 printf '%s\n' "${rows[@]}"
-if [ -n "$plait" ] && [ -s "$logs/kernels.json" ]; then
+for benchmark in step devices; do
+  if [ -s "$logs/$benchmark.json" ]; then printf '\n%s\n' "$("${benchmark}_table")"; fi
+done
+if [ -s "$logs/kernels.json" ]; then
   printf '\n'
   kernel_table
 fi

@@ -1,6 +1,9 @@
 #include "trainer/machine.h"
 
+#include <vector>
+
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace plait {
 namespace {
@@ -63,6 +66,15 @@ absl::StatusOr<Machine> MachineOf(const std::string& name, DType dtype, int64_t 
   if (name == "CPU") return Cpu(dtype, cores);
   return absl::InvalidArgumentError(
       absl::StrCat("device '", name, "': expected H100, H200 or CPU"));
+}
+
+std::string MachineNameOf(const std::string& device_name) {
+  std::string found;
+  for (const std::string& word : std::vector<std::string>(absl::StrSplit(device_name, ' '))) {
+    if (word == "PCIe" || word == "NVL") return "";
+    if (word == "H100" || word == "H200") found = word;
+  }
+  return found;
 }
 
 }  // namespace plait

@@ -35,4 +35,8 @@ struct Machine {
 // name: "H100", "H200" or "CPU". cores: of a rank, CPU only. InvalidArgument for another name.
 absl::StatusOr<Machine> MachineOf(const std::string& name, DType dtype, int64_t cores);
 
+// The row of a GPU by what it calls itself ("NVIDIA H100 80GB HBM3"): "H100", "H200"; empty for
+// others, and for those of the two with less power (PCIe, NVL).
+std::string MachineNameOf(const std::string& device_name);
+
 }  // namespace plait

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -10,6 +11,7 @@
 #include "recipes/parameter_count.h"
 #include "recipes/schema/recipe.pb.h"
 #include "trainer/fresh_model.h"
+#include "trainer/machine.h"
 #include "trainer/process_usage.h"
 #include "trainer/random_batches.h"
 
@@ -20,6 +22,15 @@ using recipe::v1::Recipe;
 using recipe::v1::Stage;
 
 constexpr double kLearningRate = 1e-4;
+
+// bf16 without sparsity; 0 where it is not known.
+absl::StatusOr<double> PeakFlops(const Execution& execution) {
+  if (execution.runtime() == nullptr) return 0;
+  const std::string name = MachineNameOf(execution.runtime()->DeviceName());
+  if (name.empty()) return 0;
+  PLAIT_ASSIGN_OR_RETURN(const Machine machine, MachineOf(name, DType::kBf16, /*cores=*/0));
+  return machine.peak_flops;
+}
 
 }  // namespace
 
@@ -35,15 +46,19 @@ absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
   PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe));
   const std::vector<Batch> batches = RandomStep(recipe, options.stage);
 
-  StepBenchmarkResult result{.stage = stage.name(),
-                             .threads = execution.num_threads(),
-                             .tokens_per_step = stage.tokens_per_step(),
-                             .seconds_to_first_step = SecondsSinceProcessStart()};
+  StepBenchmarkResult result{
+      .stage = stage.name(),
+      .device = execution.runtime() == nullptr ? "CPU" : execution.runtime()->DeviceName(),
+      .threads = execution.num_threads(),
+      .tokens_per_step = stage.tokens_per_step(),
+      .seconds_to_first_step = SecondsSinceProcessStart()};
   for (int64_t s = 0; s < options.warmup_steps + options.steps; ++s) {
     const auto start = std::chrono::steady_clock::now();
     PLAIT_ASSIGN_OR_RETURN(const StepResult step, fresh->step->Run(batches, kLearningRate));
     if (!step.not_finite.empty())
       return absl::InternalError(absl::StrCat("benchmark: ", step.not_finite, " is not finite"));
+    // A device has the update still before it.
+    PLAIT_RETURN_IF_ERROR(execution.compute().Synchronize());
     if (s < options.warmup_steps) continue;
     result.step_seconds.push_back(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
@@ -57,6 +72,13 @@ absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
   result.tokens_per_second = tokens / result.median_seconds;
   result.model_flops_per_second =
       result.tokens_per_second * ModelFlopsPerToken(count, stage.row_tokens());
+  result.peak_flops_per_second = options.peak_flops;
+  if (options.peak_flops == 0) {
+    PLAIT_ASSIGN_OR_RETURN(result.peak_flops_per_second, PeakFlops(execution));
+  }
+  if (result.peak_flops_per_second > 0) {
+    result.share_of_peak = result.model_flops_per_second / result.peak_flops_per_second;
+  }
   result.memory_bytes = PeakResidentBytes();
   result.allocated_bytes_peak = fresh->runtime.AllocatedBytesPeak(execution);
   if (fresh->runtime.model->dtype() != DType::kF64) {

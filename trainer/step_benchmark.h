@@ -17,10 +17,13 @@ struct StepBenchmarkOptions {
   int stage = 0;
   int64_t warmup_steps = 2;
   int64_t steps = 5;
+  // Of the device, in FLOP/s; 0: as trainer/machine.h has it.
+  double peak_flops = 0;
 };
 
 struct StepBenchmarkResult {
   std::string stage;
+  std::string device;  // "CPU", or what a GPU calls itself
   int threads = 0;
   int64_t tokens_per_step = 0;
   std::vector<double> step_seconds;
@@ -29,8 +32,10 @@ struct StepBenchmarkResult {
   double model_flops_per_second = 0;  // 6 x active matmul parameters + half attention
   double share_of_gemm_peak = 0;      // 0: not measured (f64)
   double gemm_peak_flops_per_second = 0;
-  int64_t memory_bytes = 0;          // peak of the process
-  int64_t allocated_bytes_peak = 0;  // of tensors
+  double peak_flops_per_second = 0;  // of the device by its data sheet; 0: not known
+  double share_of_peak = 0;          // the model FLOPs' share of that: MFU; 0: not known
+  int64_t memory_bytes = 0;          // peak of the process, on the host
+  int64_t allocated_bytes_peak = 0;  // of tensors, in the device's memory
   double seconds_to_first_step = 0;  // from the start of the process
 };
 

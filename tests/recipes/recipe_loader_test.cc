@@ -34,7 +34,7 @@ TEST_P(LibraryTest, LoadsAndValidatesOnOneRank) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Recipes, LibraryTest,
-                         ::testing::Values("demo_pretrain", "jamba_1_5_mini", "jamba_1_5_large",
+                         ::testing::Values("demo_pretrain", "hybrid_1b", "jamba_1_5_mini", "jamba_1_5_large",
                                            "llama_2_7b", "llama_2_70b"),
                          [](const auto& test) { return test.param; });
 
@@ -44,7 +44,7 @@ TEST(LibraryFolderTest, EveryFileInItIsTested) {
     files += entry.path().extension() == ".textproto";
     EXPECT_OK(LoadValidRecipe(entry.path().string(), {}, /*world_size=*/1));
   }
-  EXPECT_GE(files, 5);
+  EXPECT_GE(files, 6);
 }
 
 TEST(RecipeLoaderTest, UnknownFieldsNameTheNearest) {

@@ -42,6 +42,7 @@ TEST(CommandLineTest, EveryCommandHasHelpWithAnExample) {
       {"plan"},
       {"bench"},
       {"bench", "step"},
+      {"bench", "devices"},
       {"bench", "kernels"},
       {"bench", "gemm"},
       {"bench", "tokenizer"},
@@ -69,6 +70,13 @@ TEST(CommandLineTest, ABadCommandLineIsOneLineAndExitCodeTwo) {
 TEST(CommandLineTest, WithoutADeviceBenchmarksOnOneAreRefused) {
   for (const char* benchmark : {"kernels", "gemm"}) {
     const CommandResult result = RunCommand({"bench", benchmark, "--device", "CUDA"});
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_THAT(result.errors, HasSubstr("built without CUDA"));
+  }
+  for (const std::vector<std::string>& benchmark :
+       {std::vector<std::string>{"bench", "step", kRecipe, "--set", "trainer.device=CUDA"},
+        {"bench", "devices", kRecipe}}) {
+    const CommandResult result = RunCommand(benchmark);
     EXPECT_EQ(result.exit_code, 2);
     EXPECT_THAT(result.errors, HasSubstr("built without CUDA"));
   }

@@ -34,10 +34,29 @@ case $1 in --gtest_list_tests) exit 0 ;; esac
 exec sleep 60
 """
 PLAIT = """#!/bin/sh
-[ "$*" = "bench $2 --device CUDA --json" ] || exit 2
-case $2 in
-  gemm) echo '{"benchmark":"gemm","best_flops_per_second":7e14,"shapes":[{"m":1}]}' ;;
-  kernels) cat <<'JSON'
+case "$*" in
+  "bench gemm --device CUDA --json")
+    echo '{"benchmark":"gemm","best_flops_per_second":7e14,"shapes":[{"m":1}]}' ;;
+  "bench step "*"/recipes/library/hybrid_1b.textproto --set trainer.device=CUDA\
+ --set stages.0.tokens_per_step=65536 --json")
+    [ -f "$3" ] || exit 2
+    cat <<'JSON'
+{"benchmark":"step","stage":"rows","device":"NVIDIA H100 80GB HBM3","threads":16,\
+"tokens_per_step":65536,"step_seconds":[0.7,0.65,0.66],"median_seconds":0.66,\
+"tokens_per_second":99296.97,"model_flops_per_second":5.171e14,\
+"gemm_peak_flops_per_second":7e14,"share_of_gemm_peak":0.7387,"peak_flops_per_second":9.89e14,\
+"share_of_peak":0.5229,"memory_bytes":1000000,"allocated_bytes_peak":30000000000}
+JSON
+  ;;
+  "bench devices "*"/recipes/library/demo_pretrain.textproto --steps 50 --json")
+    [ -f "$3" ] || exit 2
+    cat <<'JSON'
+{"benchmark":"devices","device":"NVIDIA H100 80GB HBM3","threads":16,"steps":50,\
+"tokens_per_step":1024,"agrees":true,"largest_difference":0.00123,"largest_at_step":41,\
+"bound":0.0345,"device_step_seconds":0.012,"cpu_step_seconds":0.05,"device_losses":[8.3,8.1]}
+JSON
+  ;;
+  "bench kernels --device CUDA --json") cat <<'JSON'
 {"benchmark":"kernels","device":"NVIDIA H100","limits":{"bytes_per_second":3e12},"kernels":[\
 {"operation":"rms_norm_forward","shape":"8192 tokens","implementation":"cuda","refusal":"",\
 "seconds":0.0002,"flops_per_second":0.0,"bytes_per_second":2.7e12,"limit":"copy",\
@@ -47,7 +66,15 @@ case $2 in
 {"operation":"odd","shape":"s","implementation":"cuda","refusal":"too odd"}]}
 JSON
   ;;
+  *) echo "unexpected: $*" >&2; exit 2 ;;
 esac
+"""
+# As plait answers where losses do not agree: the figures, and an error.
+DIFFERENT_LOSSES = PLAIT.replace('"agrees":true,"largest_difference":0.00123', '"agrees":false,"largest_difference":0.5')
+DIFFERENT_LOSSES += """case $2 in devices) echo "plait: losses differ" >&2; exit 70 ;; esac
+"""
+ENDLESS_STEP = """#!/bin/sh
+case $2 in step) exec sleep 60 ;; esac
 """
 BROKEN_PLAIT = """#!/bin/sh
 echo "plait: out of memory" >&2
@@ -93,14 +120,28 @@ class GpuCheckTest(unittest.TestCase):
         self.assertRegex(
             result.stdout, r"rms_norm_forward +cuda +200\.0 us .* 93\.0 % of copy  goal 92 %, reached"
         )
-        self.assertRegex(result.stdout, r"matmul +cuda .* 700\.0 TFLOP/s   90\.0 % of GEMM  goal 95 %\n")
+        self.assertRegex(
+            result.stdout, r"matmul +cuda .* 700\.0 TFLOP/s   90\.0 % of GEMM  goal 95 %  \(s\)\n"
+        )
         self.assertRegex(result.stdout, r"odd +cuda +refused: too odd")
+        self.assertIn(
+            "\nhybrid_1b, one rank: 660 ms a step, 99297 tokens/s, 517.1 TFLOP/s of the model = 52.3 % of"
+            " 989 (MFU), 73.9 % of the GEMM peak; tensors 30.0 GB at most\n",
+            result.stdout,
+        )
+        self.assertIn(
+            "\nlosses of 50 steps, GPU and CPU at bf16: 0.00123 apart at most (step 41), bound 0.0345;"
+            " 12.0 and 50.0 ms a step\n",
+            result.stdout,
+        )
         answer = json.loads((self.folder / "out.json").read_text())
         self.assertEqual(answer["failed"], 0)
         self.assertEqual(answer["device"], "NVIDIA H100")
         self.assertEqual([test["passed_tests"] for test in answer["tests"]], [5, 5])
         self.assertEqual(answer["kernels"]["kernels"][1]["share_of_limit"], 0.9)
         self.assertEqual(answer["gemm"]["best_flops_per_second"], 7e14)
+        self.assertEqual(answer["step"]["share_of_peak"], 0.5229)
+        self.assertEqual(answer["devices"]["agrees"], True)
 
     def test_a_bundle_is_unpacked(self):
         self.program("gpu_tests/kernels_a_gpu_test", PASSING)
@@ -132,7 +173,42 @@ class GpuCheckTest(unittest.TestCase):
         result = self.check(self.bundle)
         self.assertEqual(result.returncode, 1)
         self.assertRegex(result.stdout, r"bench kernels +FAILED +plait: out of memory")
-        self.assertEqual(self.answer()["failed"], 2)
+        self.assertRegex(result.stdout, r"bench devices +FAILED +plait: out of memory")
+        self.assertEqual(self.answer()["failed"], 4)
+
+    def test_losses_that_do_not_agree_fail_the_check_and_are_in_it(self):
+        self.program("gpu_tests/kernels_a_gpu_test", PASSING)
+        self.program("bin/plait", DIFFERENT_LOSSES)
+        result = self.check(self.bundle)
+        self.assertEqual(result.returncode, 1)
+        self.assertRegex(result.stdout, r"bench devices +FAILED +plait: losses differ")
+        self.assertIn("0.5 apart at most", result.stdout)
+        self.assertEqual(self.answer()["failed"], 1)
+        self.assertEqual(self.answer()["devices"]["agrees"], False)
+
+    def test_a_benchmark_without_end_ends_in_time(self):
+        self.program("gpu_tests/kernels_a_gpu_test", PASSING)
+        self.program("bin/plait", ENDLESS_STEP)
+        result = self.check(self.bundle, "--seconds", "4")
+        self.assertEqual(result.returncode, 1)
+        self.assertRegex(result.stdout, r"bench step +out of time")
+
+    def test_figures_of_an_earlier_check_are_gone(self):
+        self.program("gpu_tests/kernels_a_gpu_test", PASSING)
+        self.check(self.bundle)
+        self.program("bin/plait", BROKEN_PLAIT)
+        result = self.check(self.bundle)
+        self.assertNotIn("tokens/s", result.stdout)
+        self.assertNotIn("step", self.answer())
+
+    def test_a_bundles_own_recipes_are_taken(self):
+        self.program("gpu_tests/kernels_a_gpu_test", PASSING)
+        library = self.bundle / "recipes" / "library"
+        library.mkdir(parents=True)
+        self.assertEqual(self.check(self.bundle).returncode, 1)
+        for name in ("hybrid_1b", "demo_pretrain"):
+            (library / f"{name}.textproto").touch()
+        self.assertEqual(self.check(self.bundle).returncode, 0)
 
     def test_a_test_without_a_single_case_fails_the_check(self):
         self.program("gpu_tests/kernels_a_gpu_test", PASSING)
