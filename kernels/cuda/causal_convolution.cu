@@ -322,9 +322,11 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
+// In the order of the runs, to dweight transposed: not partial_sums.h's, whose order is another and
+// whose sums go to neighbours.
 template <class A>
-__global__ void AddPartialsKernel(const A* partial, int64_t runs, MatrixView dweight,
-                                  VectorView dbias) {
+__global__ void AddRunsKernel(const A* partial, int64_t runs, MatrixView dweight,
+                              VectorView dbias) {
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t channels = dweight.rows, width = dweight.columns;
   const int64_t tap = thread / channels, channel = thread % channels;
@@ -443,9 +445,9 @@ absl::Status RunBackward(Execution& execution, const CausalConvolutionBackwardAr
                             stream, args, runs, offsets, partial.data<A>()),
                "causal_convolution backward"));
   PLAIT_RETURN_IF_ERROR(
-      ToStatus(LaunchKernel(AddPartialsKernel<A>,
-                            {BlocksFor((width + 1) * channels, kBlockThreads)}, {kBlockThreads}, 0,
-                            stream, partial.data<A>(), runs.count(), args.dweight, args.dbias),
+      ToStatus(LaunchKernel(AddRunsKernel<A>, {BlocksFor((width + 1) * channels, kBlockThreads)},
+                            {kBlockThreads}, 0, stream, partial.data<A>(), runs.count(),
+                            args.dweight, args.dbias),
                "causal_convolution backward"));
   if (!args.dinitial_state) return absl::OkStatus();
   return ToStatus(
@@ -461,6 +463,15 @@ std::string Accepts(DType x, DType weight, const ConstVectorView& bias) {
   return "";
 }
 
+// run(TypeTag of x's dtype, the documents' offsets on the device), where there is anything to do.
+template <class Args, class Run>
+absl::Status Dispatch(Execution& execution, const Args& args, Run&& run) {
+  if (args.documents == 0 || args.x.columns == 0) return absl::OkStatus();
+  PLAIT_ASSIGN_OR_RETURN(const int32_t* offsets,
+                         DeviceCopy(execution, args.document_offsets, args.documents + 1));
+  return DispatchFloating(args.x.dtype, [&](auto t) { return run(t, offsets); });
+}
+
 bool IsWide(DType dtype) { return dtype == DType::kF32 || dtype == DType::kF64; }
 
 }  // namespace
@@ -471,10 +482,7 @@ std::string AcceptsCausalConvolutionForward(const CausalConvolutionForwardArgs& 
 
 absl::Status CausalConvolutionForward(Execution& execution,
                                       const CausalConvolutionForwardArgs& args) {
-  if (args.documents == 0 || args.x.columns == 0) return absl::OkStatus();
-  PLAIT_ASSIGN_OR_RETURN(const int32_t* offsets,
-                         DeviceCopy(execution, args.document_offsets, args.documents + 1));
-  return DispatchFloating(args.x.dtype, [&](auto t) {
+  return Dispatch(execution, args, [&](auto t, const int32_t* offsets) {
     return RunForward<typename decltype(t)::Type>(execution, args, offsets);
   });
 }
@@ -491,10 +499,7 @@ std::string AcceptsCausalConvolutionBackward(const CausalConvolutionBackwardArgs
 
 absl::Status CausalConvolutionBackward(Execution& execution,
                                        const CausalConvolutionBackwardArgs& args) {
-  if (args.documents == 0 || args.x.columns == 0) return absl::OkStatus();
-  PLAIT_ASSIGN_OR_RETURN(const int32_t* offsets,
-                         DeviceCopy(execution, args.document_offsets, args.documents + 1));
-  return DispatchFloating(args.x.dtype, [&](auto t) {
+  return Dispatch(execution, args, [&](auto t, const int32_t* offsets) {
     return RunBackward<typename decltype(t)::Type>(execution, args, offsets);
   });
 }

@@ -32,23 +32,54 @@ __device__ __forceinline__ DeviceDocument DocumentAt(const SummaryArgs& args, in
   return DocumentOf(args.offsets, args.documents, t);
 }
 
-// Shared memory of both directions: rows of B or C, then of each token of a step delta and what
-// enters the state.
+// What a thread of either direction begins with. Shared memory: rows of B or C, then of each token
+// of a step delta and what enters the state, then columns for any number of states.
+template <class A, int kStates>
+struct SummaryThread {
+  __device__ __forceinline__ SummaryThread(const SummaryArgs& args, A* shared)
+      : any_states(static_cast<int>(args.rows.columns)),
+        threads(static_cast<int>(blockDim.x)),
+        place(TakeScanPlace(args.segments, args.dt.columns)),
+        deltas(shared + kScanTile * padded() + threadIdx.x),
+        inputs(deltas + kScanStep * threads),
+        bias(args.dt_bias.as<A>()[place.channel]) {}
+  // Columns of the thread: of the state, of exponents.
+  __device__ __forceinline__ StateColumn<A, kStates> Column(int index) const {
+    return {inputs + (kScanStep + index * padded()) * threads, threads};
+  }
+  // Known to the compiler where kStates is not 0: loops over them are unrolled.
+  __device__ __forceinline__ int states() const { return kStates > 0 ? kStates : any_states; }
+  __device__ __forceinline__ int padded() const {
+    return kStates > 0 ? kStates : static_cast<int>(PaddedStates(any_states));
+  }
+
+  int any_states, threads;
+  ScanPlace place;
+  A *deltas, *inputs;  // of this thread, `threads` from one token to the next
+  A bias;
+};
+
+// What it ends with.
+template <class A, int kStates>
+__device__ __forceinline__ void StoreSummary(const SummaryArgs& args,
+                                             const SummaryThread<A, kStates>& own,
+                                             StateColumn<A, kStates>& state, A delta_sum) {
+  const ScanPlace& place = own.place;
+  StoreStates<A>(args.local, place.segment * own.states(), place, own.states(), state);
+  if (place.active) {
+    args.delta_sum.as<A>()[place.segment * args.dt.columns + place.channel] = delta_sum;
+  }
+}
+
 template <class T, int kStates>
 __global__ void __launch_bounds__(kScanThreads) SummaryForwardKernel(SummaryArgs args) {
   using A = Accumulator<T>;
   PLAIT_DYNAMIC_SHARED(A, shared);
-  const int states = kStates > 0 ? kStates : static_cast<int>(args.rows.columns);
-  const int padded = kStates > 0 ? kStates : static_cast<int>(PaddedStates(states));
-  const int threads = static_cast<int>(blockDim.x);
-  const ScanPlace place = TakeScanPlace(args.segments, args.dt.columns);
-  A* const deltas = shared + kScanTile * padded + threadIdx.x;
-  A* const inputs = deltas + kScanStep * threads;
-  StateColumn<A, kStates> h(inputs + kScanStep * threads, threads);
-  StateColumn<A, kStates> exponents(inputs + (kScanStep + padded) * threads, threads);
-
+  const SummaryThread<A, kStates> own(args, shared);
+  const int states = own.states(), padded = own.padded(), threads = own.threads;
+  const ScanPlace& place = own.place;
+  StateColumn<A, kStates> h = own.Column(0), exponents = own.Column(1);
   LoadDecayExponents<A>(args.a_log, place.channel, states, padded, exponents);
-  const A bias = args.dt_bias.as<A>()[place.channel];
   int64_t begin = place.begin;
   ConstMatrixView boundary;
   int64_t document_index = 0;
@@ -75,12 +106,12 @@ __global__ void __launch_bounds__(kScanThreads) SummaryForwardKernel(SummaryArgs
       LoadTokens(args.dt, place.channel, first, tile, tile_end, dt);
       PLAIT_UNROLL
       for (int i = 0; i < kScanStep; ++i) {
-        const A delta = Softplus(Load(dt[i]) + bias);
-        deltas[i * threads] = delta;
-        inputs[i * threads] = delta * Load(x[i]);
+        const A delta = Softplus(Load(dt[i]) + own.bias);
+        own.deltas[i * threads] = delta;
+        own.inputs[i * threads] = delta * Load(x[i]);
       }
       for (int i = 0; i < kScanStep && first + i < tile_end; ++i) {
-        const A delta = deltas[i * threads], input = inputs[i * threads];
+        const A delta = own.deltas[i * threads], input = own.inputs[i * threads];
         const A* b = shared + (first - tile + i) * padded;
         PLAIT_UNROLL
         for (int n = 0; n < padded; ++n) {
@@ -90,27 +121,18 @@ __global__ void __launch_bounds__(kScanThreads) SummaryForwardKernel(SummaryArgs
       }
     }
   }
-  StoreStates<A>(args.local, place.segment * states, place, states, h);
-  if (place.active) {
-    args.delta_sum.as<A>()[place.segment * args.dt.columns + place.channel] = delta_sum;
-  }
+  StoreSummary(args, own, h, delta_sum);
 }
 
 template <class T, int kStates>
 __global__ void __launch_bounds__(kScanThreads) SummaryBackwardKernel(SummaryArgs args) {
   using A = Accumulator<T>;
   PLAIT_DYNAMIC_SHARED(A, shared);
-  const int states = kStates > 0 ? kStates : static_cast<int>(args.rows.columns);
-  const int padded = kStates > 0 ? kStates : static_cast<int>(PaddedStates(states));
-  const int threads = static_cast<int>(blockDim.x);
-  const ScanPlace place = TakeScanPlace(args.segments, args.dt.columns);
-  A* const deltas = shared + kScanTile * padded + threadIdx.x;
-  A* const inputs = deltas + kScanStep * threads;
-  StateColumn<A, kStates> g(inputs + kScanStep * threads, threads);
-  StateColumn<A, kStates> exponents(inputs + (kScanStep + padded) * threads, threads);
-
+  const SummaryThread<A, kStates> own(args, shared);
+  const int states = own.states(), padded = own.padded(), threads = own.threads;
+  const ScanPlace& place = own.place;
+  StateColumn<A, kStates> g = own.Column(0), exponents = own.Column(1);
   LoadDecayExponents<A>(args.a_log, place.channel, states, padded, exponents);
-  const A bias = args.dt_bias.as<A>()[place.channel];
   int64_t end = place.end;
   ConstMatrixView boundary;
   int64_t document_index = 0;
@@ -139,12 +161,12 @@ __global__ void __launch_bounds__(kScanThreads) SummaryBackwardKernel(SummaryArg
       LoadTokens(args.dy, place.channel, first, tile, tile_end, dy);
       PLAIT_UNROLL
       for (int i = 0; i < kScanStep; ++i) {
-        deltas[i * threads] = Softplus(Load(dt[i]) + bias);
+        own.deltas[i * threads] = Softplus(Load(dt[i]) + own.bias);
         const A gate = Load(z[i]);
-        inputs[i * threads] = Load(dy[i]) * gate * Logistic(gate);
+        own.inputs[i * threads] = Load(dy[i]) * gate * Logistic(gate);
       }
       for (int i = kScanStep - 1; i >= 0 && first + i >= tile; --i) {
-        const A delta = deltas[i * threads], input = inputs[i * threads];
+        const A delta = own.deltas[i * threads], input = own.inputs[i * threads];
         const A* c = shared + (first - tile + i) * padded;
         PLAIT_UNROLL
         for (int n = 0; n < padded; ++n) {
@@ -154,10 +176,7 @@ __global__ void __launch_bounds__(kScanThreads) SummaryBackwardKernel(SummaryArg
       }
     }
   }
-  StoreStates<A>(args.local, place.segment * states, place, states, g);
-  if (place.active) {
-    args.delta_sum.as<A>()[place.segment * args.dt.columns + place.channel] = delta_sum;
-  }
+  StoreSummary(args, own, g, delta_sum);
 }
 
 // Carries a state (its gradient) over the segments: a thread takes one state of a channel. before

@@ -107,6 +107,28 @@ __device__ __forceinline__ void ReadPacks(const T* from, T* to) {
   }
 }
 
+// Walks over the inner index by tiles: put(a's loader, b's loader) stores the tile that they hold
+// in shared memory, multiply() adds its products, while the loaders fetch the next one.
+template <class T, Along kA, Along kB, class Put, class Multiply>
+__device__ __forceinline__ void ForEachTile(const TileOperand<T>& a, const TileOperand<T>& b,
+                                            int inner, const Put& put, const Multiply& multiply) {
+  constexpr int kInner = TileSize<T>::kInner;
+  TileLoader<T, kA> a_loader;
+  TileLoader<T, kB> b_loader;
+  a_loader.Fetch(a, 0);
+  b_loader.Fetch(b, 0);
+  for (int k = 0; k < inner; k += kInner) {
+    put(a_loader, b_loader);
+    __syncthreads();
+    if (k + kInner < inner) {
+      a_loader.Fetch(a, k + kInner);
+      b_loader.Fetch(b, k + kInner);
+    }
+    multiply();
+    __syncthreads();
+  }
+}
+
 // f32 and f64. write(m, n, sum) for every element of the tile, also those outside of c.
 template <class T, Along kA, Along kB, class Write>
 __device__ __forceinline__ void MultiplyTile(const TileOperand<T>& a, const TileOperand<T>& b,
@@ -119,18 +141,11 @@ __device__ __forceinline__ void MultiplyTile(const TileOperand<T>& a, const Tile
   const int first_row = static_cast<int>(threadIdx.x) / (kOuter / kOwn) * kOwn;
   const int first_column = static_cast<int>(threadIdx.x) % (kOuter / kOwn) * kOwn;
   T sums[kOwn][kOwn] = {};
-  TileLoader<T, kA> a_loader;
-  TileLoader<T, kB> b_loader;
-  a_loader.Fetch(a, 0);
-  b_loader.Fetch(b, 0);
-  for (int k = 0; k < inner; k += kInner) {
+  const auto put = [&](const auto& a_loader, const auto& b_loader) {
     a_loader.PutInnerRows(a_tile, kStride);
     b_loader.PutInnerRows(b_tile, kStride);
-    __syncthreads();
-    if (k + kInner < inner) {
-      a_loader.Fetch(a, k + kInner);
-      b_loader.Fetch(b, k + kInner);
-    }
+  };
+  ForEachTile<T, kA, kB>(a, b, inner, put, [&] {
     PLAIT_UNROLL
     for (int i = 0; i < kInner; ++i) {
       alignas(16) T rows[kOwn], columns[kOwn];
@@ -142,8 +157,7 @@ __device__ __forceinline__ void MultiplyTile(const TileOperand<T>& a, const Tile
         for (int c = 0; c < kOwn; ++c) sums[r][c] += rows[r] * columns[c];
       }
     }
-    __syncthreads();
-  }
+  });
   PLAIT_UNROLL
   for (int r = 0; r < kOwn; ++r) {
     PLAIT_UNROLL
@@ -175,18 +189,11 @@ __device__ __forceinline__ void MultiplyTileByWarps(const TileOperand<BFloat16>&
   const int first_row = warp / kColumnWarps * kWarpRows;
   const int first_column = warp % kColumnWarps * kWarpColumns;
   WarpProduct<kWarpRows / 16, kWarpColumns / 16, kA, kB> product;
-  ALoader a_loader;
-  BLoader b_loader;
-  a_loader.Fetch(a, 0);
-  b_loader.Fetch(b, 0);
-  for (int k = 0; k < inner; k += kInner) {
+  const auto put = [&](const ALoader& a_loader, const BLoader& b_loader) {
     a_loader.Put(a_tile, kAStride);
     b_loader.Put(b_tile, kBStride);
-    __syncthreads();
-    if (k + kInner < inner) {
-      a_loader.Fetch(a, k + kInner);
-      b_loader.Fetch(b, k + kInner);
-    }
+  };
+  ForEachTile<BFloat16, kA, kB>(a, b, inner, put, [&] {
     PLAIT_UNROLL
     for (int i = 0; i < kInner; i += 16) {
       product.Add(
@@ -196,8 +203,7 @@ __device__ __forceinline__ void MultiplyTileByWarps(const TileOperand<BFloat16>&
               (kB == Along::kInner ? first_column * kBStride + i : i * kBStride + first_column),
           kBStride);
     }
-    __syncthreads();
-  }
+  });
   float* const own_sums = sums + warp * 16 * kSumStride;
   PLAIT_UNROLL
   for (int r = 0; r < kWarpRows / 16; ++r) {

@@ -34,8 +34,8 @@ TEST_P(LibraryTest, LoadsAndValidatesOnOneRank) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Recipes, LibraryTest,
-                         ::testing::Values("demo_pretrain", "hybrid_1b", "jamba_1_5_mini", "jamba_1_5_large",
-                                           "llama_2_7b", "llama_2_70b"),
+                         ::testing::Values("demo_pretrain", "hybrid_1b", "jamba_1_5_mini",
+                                           "jamba_1_5_large", "llama_2_7b", "llama_2_70b"),
                          [](const auto& test) { return test.param; });
 
 TEST(LibraryFolderTest, EveryFileInItIsTested) {
