@@ -70,7 +70,9 @@ JSON
 esac
 """
 # As plait answers where losses do not agree: the figures, and an error.
-DIFFERENT_LOSSES = PLAIT.replace('"agrees":true,"largest_difference":0.00123', '"agrees":false,"largest_difference":0.5')
+DIFFERENT_LOSSES = PLAIT.replace(
+    '"agrees":true,"largest_difference":0.00123', '"agrees":false,"largest_difference":0.5'
+)
 DIFFERENT_LOSSES += """case $2 in devices) echo "plait: losses differ" >&2; exit 70 ;; esac
 """
 ENDLESS_STEP = """#!/bin/sh
