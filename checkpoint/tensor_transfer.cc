@@ -311,27 +311,27 @@ TransferDeal DealTransfer(const TensorPlan& plan, std::span<const SourceTensor> 
                           int ranks) {
   const std::vector<size_t> group_of_source = GroupOfSource(plan, sources.size());
   std::map<size_t, int64_t> bytes_of_group;
-  int64_t total = 0;
+  int64_t left = 0;  // for this rank and those after it
   for (size_t i = 0; i < sources.size(); ++i) {
     bytes_of_group[group_of_source[i]] += BytesOf(sources[i]);
-    total += BytesOf(sources[i]);
+    left += BytesOf(sources[i]);
   }
   TransferDeal deal{std::vector<int>(plan.targets.size()), std::vector<int>(sources.size()),
                     std::vector<int64_t>(static_cast<size_t>(ranks))};
   // A rank's targets lie side by side: ranks that write to one file wait for each other, and files
   // written here and there take longer to reach the device.
   std::map<size_t, int> rank_of_group;
-  int64_t dealt = 0;
+  int rank = 0;
   const auto deal_group = [&](size_t group) {
-    const auto [found, is_new] = rank_of_group.try_emplace(group, 0);
-    if (!is_new) return;
+    if (!rank_of_group.emplace(group, rank).second) return;
     const int64_t bytes = bytes_of_group.at(group);
-    const auto middle = static_cast<double>(dealt) + 0.5 * static_cast<double>(bytes);
-    found->second = std::min(
-        ranks - 1,
-        static_cast<int>(middle * ranks / std::max<double>(1, static_cast<double>(total))));
-    deal.bytes_of_rank[found->second] += bytes;
-    dealt += bytes;
+    // On to the next rank where this one comes closer to an equal part of what is left without.
+    const int64_t own = deal.bytes_of_rank[rank];
+    if (own > 0 && rank + 1 < ranks && (own + bytes / 2) * (ranks - rank) > left) {
+      left -= own;
+      rank_of_group[group] = ++rank;
+    }
+    deal.bytes_of_rank[rank] += bytes;
   };
   for (const PlannedTensor& target : plan.targets) {
     deal_group(group_of_source[target.segments[0].source]);

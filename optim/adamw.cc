@@ -56,6 +56,7 @@ absl::Status AdamW::Step(Execution& execution, double learning_rate, double grad
   tensors.reserve(parameters_.size());
   for (size_t i = 0; i < parameters_.size(); ++i) {
     ShardedParameter& parameter = parameters_[i];
+    if (parameter.master.num_elements() == 0) continue;  // all of it is other ranks'
     Moments& moments = moments_[i];
     AdamWTensor tensor = {.name = parameter.name,
                           .parameter = parameter.master.vector(),

@@ -22,6 +22,7 @@
 #include "data/prefetching_loader.h"
 #include "data/prepared_manifest.h"
 #include "data/tokenizer.h"
+#include "kernels/cuda/runtime.h"
 #include "kernels/gemm_peak.h"
 #include "optim/adamw.h"
 #include "optim/learning_rate_schedule.h"
@@ -484,6 +485,10 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const Recipe& recipe,
   PLAIT_ASSIGN_OR_RETURN(const HostShare host, ShareOfHost(world));
   const auto execution_options = ExecutionOptionsFor(recipe, host.fair_threads, host.rank_on_host);
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, execution_options.status()));
+  if (world.rank() == 0 && recipe.trainer().device() == recipe::v1::Trainer::AUTO &&
+      !cuda::IsEmulated() && cuda::NumDevices() > 0) {
+    LogWarning("trainer.device = AUTO is the CPU; --set trainer.device=CUDA uses the GPU");
+  }
   world.ledger().set_check(recipe.debug().check_collectives());
   // Data and checkpoints are read from here on.
   const CollectiveLedger::Patience patience(world.ledger());
