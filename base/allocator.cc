@@ -37,14 +37,25 @@ void SetHostMemorySource(HostMemorySource source) { host_memory = source; }
 Allocator::~Allocator() { Trim(); }
 
 void* Allocator::TakeFromSystem(size_t size_class) {
-  return runtime_ == nullptr ? host_memory.allocate(size_class) : runtime_->Allocate(size_class);
+  switch (kind_) {
+    case Kind::kHost:
+      return host_memory.allocate(size_class);
+    case Kind::kDevice:
+      return runtime_->Allocate(size_class);
+    case Kind::kPinned:
+      return runtime_->AllocatePinned(size_class);
+  }
+  return nullptr;
 }
 
 void Allocator::GiveToSystem(void* block) {
-  if (runtime_ == nullptr) {
-    host_memory.free(block);
-  } else {
-    runtime_->Free(block);
+  switch (kind_) {
+    case Kind::kHost:
+      return host_memory.free(block);
+    case Kind::kDevice:
+      return runtime_->Free(block);
+    case Kind::kPinned:
+      return runtime_->FreePinned(block);
   }
 }
 
@@ -76,14 +87,14 @@ std::shared_ptr<void> Allocator::Allocate(size_t bytes) {
     }
     if (block == nullptr) OutOfMemory(size_class, bytes_in_use() - size_class);
   }
-  if (runtime_ != nullptr) runtime_->Use(block, bytes);
+  if (kind_ == Kind::kDevice) runtime_->Use(block, bytes);
   return std::shared_ptr<void>(block, [self = shared_from_this(), size_class](void* freed) {
     self->Release(freed, size_class);
   });
 }
 
 void Allocator::Release(void* block, size_t size_class) {
-  if (runtime_ != nullptr) runtime_->Use(block, 0);
+  if (kind_ == Kind::kDevice) runtime_->Use(block, 0);
   std::lock_guard lock(mutex_);
   cached_[size_class].push_back(block);
   in_use_ -= size_class;

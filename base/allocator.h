@@ -1,8 +1,8 @@
-// Caching allocator of host or device memory: freed blocks are kept by size class and handed out
-// again, so that a step in its steady state asks the system for nothing. Thread-safe. Blocks are
-// 64-byte aligned (a device's 256-byte); sizes are rounded up to a class (eight classes per power
-// of two, so at most 12.5 % is lost). Memory that the system refuses ends the process with exit
-// code 75, naming the size asked for and the bytes held.
+// Caching allocator of host, device or pinned memory: freed blocks are kept by size class and
+// handed out again, so that a step in its steady state asks the system for nothing. Thread-safe.
+// Blocks are 64-byte aligned (a device's 256-byte); sizes are rounded up to a class (eight classes
+// per power of two, so at most 12.5 % is lost). Memory that the system refuses ends the process
+// with exit code 75, naming the size asked for and the bytes held.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,12 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
   // Of the runtime's device; null: of the host. On a device a block is handed out again while work
   // that used it may still be queued: right for whoever works on the same stream, or waited for it.
   static std::shared_ptr<Allocator> Create(std::shared_ptr<DeviceRuntime> runtime = nullptr) {
-    return std::shared_ptr<Allocator>(new Allocator(std::move(runtime)));
+    const Kind kind = runtime == nullptr ? Kind::kHost : Kind::kDevice;
+    return std::shared_ptr<Allocator>(new Allocator(std::move(runtime), kind));
+  }
+  // Of the host's memory that the runtime's device copies from and to without a stop on the way.
+  static std::shared_ptr<Allocator> CreatePinned(std::shared_ptr<DeviceRuntime> runtime) {
+    return std::shared_ptr<Allocator>(new Allocator(std::move(runtime), Kind::kPinned));
   }
   ~Allocator();
 
@@ -34,8 +39,8 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
   // Uninitialised block of at least `bytes`; it returns to this allocator with its last owner.
   std::shared_ptr<void> Allocate(size_t bytes);
 
-  // Whether its blocks are the host's own memory.
-  bool is_host() const { return runtime_ == nullptr; }
+  // Whether the host reaches its blocks.
+  bool is_host() const { return kind_ != Kind::kDevice; }
 
   // Gives every cached block back to the system.
   void Trim();
@@ -46,12 +51,16 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
   void ResetPeak();
 
  private:
-  explicit Allocator(std::shared_ptr<DeviceRuntime> runtime) : runtime_(std::move(runtime)) {}
+  enum class Kind { kHost, kDevice, kPinned };
+
+  Allocator(std::shared_ptr<DeviceRuntime> runtime, Kind kind)
+      : runtime_(std::move(runtime)), kind_(kind) {}
   void* TakeFromSystem(size_t size_class);
   void GiveToSystem(void* block);
   void Release(void* block, size_t size_class);
 
-  std::shared_ptr<DeviceRuntime> runtime_;
+  const std::shared_ptr<DeviceRuntime> runtime_;
+  const Kind kind_;
   mutable std::mutex mutex_;
   std::map<size_t, std::vector<void*>> cached_;
   size_t in_use_ = 0;

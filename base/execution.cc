@@ -33,7 +33,8 @@ Execution::Execution(const ExecutionOptions& options)
       allocator_(Allocator::Create(runtime_)),
       compute_(MakeStream(runtime_, StreamPriority::kNormal)),
       communication_(MakeStream(runtime_, StreamPriority::kHigh)),
-      copy_(MakeStream(runtime_, StreamPriority::kNormal)) {
+      copy_(MakeStream(runtime_, StreamPriority::kNormal)),
+      staging_(runtime_ == nullptr ? nullptr : std::make_unique<PinnedStaging>(runtime_)) {
   PLAIT_CHECK((device_.kind == DeviceKind::kCpu) == (runtime_ == nullptr));
 }
 
@@ -67,19 +68,30 @@ absl::Status Execution::Copy(const Tensor& from, Tensor& to) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<HostCopy> Execution::StartToHost(const Tensor& tensor) {
+  if (!tensor.on_device()) return HostCopy(tensor);
+  return staging_->Fetch(compute_, tensor);
+}
+
 absl::StatusOr<Tensor> Execution::ToHost(const Tensor& tensor) {
-  if (!tensor.on_device()) return tensor;
-  Tensor copy = Tensor::OnHost(tensor.dtype(), tensor.shape());
-  PLAIT_RETURN_IF_ERROR(Copy(tensor, copy));
-  PLAIT_RETURN_IF_ERROR(compute_.Synchronize());
-  return copy;
+  PLAIT_ASSIGN_OR_RETURN(HostCopy copy, StartToHost(tensor));
+  return copy.Wait();
 }
 
 absl::StatusOr<Tensor> Execution::ToDevice(const Tensor& tensor) {
   if (!tensor || runtime_ == nullptr || tensor.on_device()) return tensor;
   Tensor copy = Empty(tensor.dtype(), tensor.shape());
-  PLAIT_RETURN_IF_ERROR(Copy(tensor, copy));
+  PLAIT_RETURN_IF_ERROR(Send(tensor.raw(), copy));
   return copy;
+}
+
+absl::Status Execution::Send(const void* from, Tensor& to) {
+  if (to.bytes() == 0) return absl::OkStatus();
+  if (runtime_ != nullptr && to.on_device()) {
+    return staging_->Send(compute_, from, to.raw(), to.bytes());
+  }
+  std::memcpy(to.raw(), from, to.bytes());
+  return absl::OkStatus();
 }
 
 }  // namespace plait

@@ -12,6 +12,7 @@
 #include "base/allocator.h"
 #include "base/device.h"
 #include "base/device_runtime.h"
+#include "base/pinned_staging.h"
 #include "base/stream.h"
 #include "base/tensor.h"
 
@@ -52,10 +53,18 @@ class Execution {
   // bytes in both. Host memory that is read must stay as it is until the stream has come so far.
   absl::Status FillZero(Tensor& tensor);
   absl::Status Copy(const Tensor& from, Tensor& to);
-  // A copy on the host, after waiting for the compute stream; the tensor itself where it is there.
+  // A copy on its way to the host; the tensor itself where it is there.
+  absl::StatusOr<HostCopy> StartToHost(const Tensor& tensor);
+  // As StartToHost, and waits for it.
   absl::StatusOr<Tensor> ToHost(const Tensor& tensor);
-  // A copy on this device; the tensor itself where it is there.
+  // A copy on this device; the tensor itself where it is there. The host does not wait, and may
+  // change the tensor at once.
   absl::StatusOr<Tensor> ToDevice(const Tensor& tensor);
+  // The same for as many bytes as `to` has.
+  absl::Status Send(const void* from, Tensor& to);
+
+  // Most bytes of the host's memory that this execution had pinned at a time.
+  size_t pinned_bytes_peak() const { return staging_ == nullptr ? 0 : staging_->bytes_peak(); }
 
   // Gives outstanding communication a chance to move. Called between kernels.
   void Poll() { communication_.Poll(); }
@@ -74,6 +83,7 @@ class Execution {
   std::shared_ptr<DeviceRuntime> runtime_;
   std::shared_ptr<Allocator> allocator_;
   Stream compute_, communication_, copy_;
+  std::unique_ptr<PinnedStaging> staging_;  // null on the CPU
   std::unordered_map<std::type_index, std::shared_ptr<void>> caches_;
 };
 

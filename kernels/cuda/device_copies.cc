@@ -31,8 +31,7 @@ absl::StatusOr<const int32_t*> DeviceCopy(Execution& execution, const int32_t* v
   if (!node.empty()) return latest.insert(std::move(node)).position->second.data<int32_t>();
   Tensor copy = execution.Empty(DType::kI32, {count});
   const auto kept = latest.emplace(std::move(content), copy).first;
-  PLAIT_RETURN_IF_ERROR(execution.runtime()->Copy(copy.raw(), kept->first.data(), copy.bytes(),
-                                                  execution.compute().handle()));
+  PLAIT_RETURN_IF_ERROR(execution.Send(kept->first.data(), copy));
   return copy.data<int32_t>();
 }
 

@@ -80,25 +80,21 @@ class RotaryFrequencies {
  public:
   absl::StatusOr<const double*> Get(Execution& execution, int64_t head_dim, double theta) {
     const auto [entry, is_new] = frequencies_.try_emplace({head_dim, theta});
-    Frequencies& kept = entry->second;
+    Tensor& on_device = entry->second;
     if (is_new) {
+      std::vector<double> frequencies;
       for (int64_t j = 0; j < head_dim / 2; ++j) {
-        kept.host.push_back(
+        frequencies.push_back(
             std::pow(theta, -2.0 * static_cast<double>(j) / static_cast<double>(head_dim)));
       }
-      kept.device = execution.Empty(DType::kF64, {head_dim / 2});
-      PLAIT_RETURN_IF_ERROR(execution.runtime()->Copy(
-          kept.device.raw(), kept.host.data(), kept.device.bytes(), execution.compute().handle()));
+      on_device = execution.Empty(DType::kF64, {head_dim / 2});
+      PLAIT_RETURN_IF_ERROR(execution.Send(frequencies.data(), on_device));
     }
-    return kept.device.data<double>();
+    return on_device.data<double>();
   }
 
  private:
-  struct Frequencies {
-    std::vector<double> host;  // the copy may still read it
-    Tensor device;
-  };
-  std::map<std::pair<int64_t, double>, Frequencies> frequencies_;
+  std::map<std::pair<int64_t, double>, Tensor> frequencies_;
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -28,9 +29,10 @@ struct RecordedWork : PendingWork {
     absl::StrAppend(calls, "host waits; ");
     return absl::OkStatus();
   }
-  bool Test() override { return true; }
+  bool Test() override { return is_done; }
   PendingWork* DeviceWork() override { return this; }
   std::string* calls;
+  bool is_done = true;
 };
 
 class NotingRuntime : public DeviceRuntime {
@@ -66,8 +68,11 @@ class NotingRuntime : public DeviceRuntime {
       in_use[block] = bytes;
     }
   }
-  void* AllocatePinned(size_t) override { return nullptr; }
-  void FreePinned(void*) override {}
+  void* AllocatePinned(size_t bytes) override {
+    ++pinned;
+    return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  }
+  void FreePinned(void* block) override { std::free(block); }
 
   absl::StatusOr<StreamHandle> CreateStream(StreamPriority priority) override {
     priorities.push_back(priority);
@@ -75,7 +80,11 @@ class NotingRuntime : public DeviceRuntime {
   }
   absl::Status Copy(void* to, const void* from, size_t bytes, StreamHandle stream) override {
     absl::StrAppend(&calls, Name(stream), " copies ", bytes, "; ");
-    std::memcpy(to, from, bytes);
+    if (is_behind) {
+      copies.push_back([=] { std::memcpy(to, from, bytes); });
+    } else {
+      std::memcpy(to, from, bytes);
+    }
     return failure;
   }
   absl::Status FillZero(void* to, size_t bytes, StreamHandle stream) override {
@@ -86,7 +95,10 @@ class NotingRuntime : public DeviceRuntime {
   absl::StatusOr<std::shared_ptr<PendingWork>> Record(StreamHandle stream) override {
     absl::StrAppend(&calls, Name(stream), " records; ");
     if (!failure.ok()) return failure;
-    return std::make_shared<RecordedWork>(&calls);
+    auto work = std::make_shared<RecordedWork>(&calls);
+    work->is_done = !is_behind;
+    if (is_behind) copies.push_back([work] { work->is_done = true; });
+    return work;
   }
   absl::Status WaitFor(StreamHandle stream, PendingWork&) override {
     absl::StrAppend(&calls, Name(stream), " waits; ");
@@ -97,6 +109,15 @@ class NotingRuntime : public DeviceRuntime {
     return failure;
   }
 
+  // Does what it was given while it was behind, or the first of that.
+  void CatchUp() {
+    for (const auto& copy : std::exchange(copies, {})) copy();
+  }
+  void CatchUp(size_t count) {
+    for (size_t i = 0; i < count; ++i) copies[i]();
+    copies.erase(copies.begin(), copies.begin() + static_cast<ptrdiff_t>(count));
+  }
+
   // What was called since the last time.
   std::string Calls() { return std::exchange(calls, ""); }
   std::string Name(StreamHandle stream) const {
@@ -105,6 +126,9 @@ class NotingRuntime : public DeviceRuntime {
 
   std::string calls;
   absl::Status failure;
+  bool is_behind = false;                     // copies wait for CatchUp
+  std::vector<std::function<void()>> copies;  // and events
+  int pinned = 0;                             // blocks ever
   size_t limit = 1 << 20;
   size_t allocated = 0;
   std::map<void*, size_t> sizes, in_use;
@@ -144,13 +168,71 @@ TEST_F(DeviceExecutionTest, TensorsAreTheDevicesAndSoAreViewsOfThem) {
 
 TEST_F(DeviceExecutionTest, ToDeviceAndToHostCopyInTheOrderOfTheComputeStream) {
   ASSERT_OK_AND_ASSIGN(const Tensor there, execution_.ToDevice(HostTensor()));
-  EXPECT_EQ(runtime_->Calls(), "a copies 12; ");
+  EXPECT_EQ(runtime_->Calls(), "a copies 12; a records; ");
   EXPECT_TRUE(there.on_device());
   ASSERT_OK_AND_ASSIGN(const Tensor back, execution_.ToHost(there));
-  EXPECT_EQ(runtime_->Calls(), "a copies 12; a is waited for; ");
+  EXPECT_EQ(runtime_->Calls(), "a copies 12; a records; host waits; ");
   EXPECT_FALSE(back.on_device());
   EXPECT_EQ(back.shape(), Shape({3}));
   EXPECT_THAT(back.values<float>(), ElementsAre(1, 2, 3));
+}
+
+TEST_F(DeviceExecutionTest, WhatIsSentMayChangeBeforeTheDeviceComesToIt) {
+  runtime_->is_behind = true;
+  Tensor host = HostTensor();
+  ASSERT_OK_AND_ASSIGN(const Tensor first, execution_.ToDevice(host));
+  host.data<float>()[0] = 4;
+  ASSERT_OK_AND_ASSIGN(const Tensor second, execution_.ToDevice(host));
+  host.FillZero();
+  EXPECT_EQ(runtime_->Calls(), "a copies 12; a records; a copies 12; a records; ");
+  EXPECT_EQ(runtime_->pinned, 2);
+  runtime_->CatchUp();
+  const auto values = [](const Tensor& tensor) {  // this device's memory is the host's
+    const auto* data = static_cast<const float*>(tensor.raw());
+    return std::vector<float>(data, data + 3);
+  };
+  EXPECT_THAT(values(first), ElementsAre(1, 2, 3));
+  EXPECT_THAT(values(second), ElementsAre(4, 2, 3));
+}
+
+TEST_F(DeviceExecutionTest, PinnedBlocksAreUsedAgainOnceTheirCopyIsDone) {
+  runtime_->is_behind = true;
+  ASSERT_OK(execution_.ToDevice(HostTensor()).status());
+  ASSERT_OK(execution_.ToDevice(HostTensor()).status());
+  runtime_->CatchUp(2);  // the first copy and its event
+  ASSERT_OK(execution_.ToDevice(HostTensor()).status());
+  EXPECT_EQ(runtime_->pinned, 2);
+  EXPECT_EQ(execution_.pinned_bytes_peak(), 128u);
+  runtime_->CatchUp(1);  // a copy whose event is still to come
+  ASSERT_OK(execution_.ToDevice(HostTensor()).status());
+  EXPECT_EQ(runtime_->pinned, 3);
+}
+
+TEST_F(DeviceExecutionTest, WhatIsFetchedIsWaitedForWhenItIsRead) {
+  ASSERT_OK_AND_ASSIGN(const Tensor there, execution_.ToDevice(HostTensor()));
+  runtime_->is_behind = true;
+  runtime_->Calls();
+  ASSERT_OK_AND_ASSIGN(HostCopy copy, execution_.StartToHost(there));
+  EXPECT_EQ(runtime_->Calls(), "a copies 12; a records; ");
+  // Another fetch that nobody waits for holds its block until the device has written it.
+  ASSERT_OK(execution_.StartToHost(there).status());
+  ASSERT_OK(execution_.ToDevice(HostTensor()).status());
+  EXPECT_EQ(runtime_->pinned, 3);
+  runtime_->Calls();
+  runtime_->CatchUp();
+  ASSERT_OK_AND_ASSIGN(const Tensor back, copy.Wait());
+  EXPECT_EQ(runtime_->Calls(), "host waits; ");
+  EXPECT_THAT(back.values<float>(), ElementsAre(1, 2, 3));
+}
+
+TEST_F(DeviceExecutionTest, LargeTensorsAreNotStaged) {
+  runtime_->limit = size_t{64} << 20;
+  const Tensor large = Tensor::OnHost(DType::kI32, {(4 << 20) + 1});
+  ASSERT_OK_AND_ASSIGN(const Tensor there, execution_.ToDevice(large));
+  ASSERT_OK_AND_ASSIGN(const Tensor back, execution_.ToHost(there));
+  EXPECT_EQ(runtime_->pinned, 0);
+  EXPECT_EQ(back.shape(), large.shape());
+  EXPECT_EQ(execution_.pinned_bytes_peak(), 0u);
 }
 
 TEST_F(DeviceExecutionTest, CopiesGoFromDeviceToDevice) {
