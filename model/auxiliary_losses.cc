@@ -12,69 +12,17 @@
 namespace plait {
 namespace {
 
-// Where a block's sums lie among those of all blocks: f64, on the execution's device until all are
-// there.
-struct SumsPlace {
-  int64_t output = -1;    // of squares, then the largest magnitude
-  int64_t residual = -1;  // of squares
-  int64_t routing = -1;   // of squares of log_sum_exp; per expert: tokens, squares, maxima, p
-};
-
-// Starts the sums of one block.
-absl::Status StartSums(Execution& execution, const ModelShape& shape, const SequenceLayout& layout,
-                       const BlockObservation& block, const SumsPlace& place, Tensor& sums) {
-  const auto at = [&](int64_t offset, int64_t size) { return sums.Flat(offset, {size}).vector(); };
-  const ConstVectorView real = std::as_const(layout.real).vector();
-  const auto column = [](const Tensor& numbers) {
-    return numbers.Reshape({numbers.num_elements(), 1}).matrix();
-  };
-  if (block.output != nullptr) {
-    PLAIT_RETURN_IF_ERROR(RealRowSums(
-        execution,
-        {.real = real, .values = column(block.output->square_sum), .sums = at(place.output, 1)}));
-    PLAIT_RETURN_IF_ERROR(RealRowSums(execution, {.real = real,
-                                                  .values = column(block.output->absolute_max),
-                                                  .maxima = at(place.output + 1, 1)}));
-  }
-  if (block.residual != nullptr) {
-    PLAIT_RETURN_IF_ERROR(RealRowSums(execution, {.real = real,
-                                                  .values = column(block.residual->square_sum),
-                                                  .sums = at(place.residual, 1)}));
-  }
-  if (block.routing == nullptr) return absl::OkStatus();
-  const Routing& routing = *block.routing;
-  const int64_t experts = shape.experts, first = place.routing + 1;
-  PLAIT_RETURN_IF_ERROR(RealRowSums(execution, {.real = real,
-                                                .values = column(routing.log_sum_exp),
-                                                .sum_of = SumOf::kSquares,
-                                                .sums = at(place.routing, 1)}));
-  PLAIT_RETURN_IF_ERROR(RealExpertSums(
-      execution, {.real = real,
-                  .choices = routing.choices.data<int32_t>(),
-                  .token_row = routing.token_row.data<int32_t>(),
-                  .experts_per_token = shape.experts_per_token,
-                  .pair_weight = std::as_const(routing.weights).vector(),
-                  .square_sum = std::as_const(routing.output_statistics.square_sum).vector(),
-                  .absolute_max = std::as_const(routing.output_statistics.absolute_max).vector(),
-                  .tokens = at(first, experts),
-                  .square_sums = at(first + experts, experts),
-                  .maxima = at(first + 2 * experts, experts)}));
-  return RealRowSums(execution, {.real = real,
-                                 .values = std::as_const(routing.probabilities).matrix(),
-                                 .sums = at(first + 3 * experts, experts)});
-}
-
 // Per expert: real tokens, and sizes of its outputs. sums: [3, experts].
-ExpertActivations ExpertsOf(const Routing& routing, const std::string& name, const double* sums,
-                            int64_t experts) {
+ExpertActivations ExpertsOf(const ExpertSchedule* schedule, const std::string& name,
+                            const double* sums, int64_t experts) {
   ExpertActivations activations{.name = name};
   activations.tokens.assign(sums, sums + experts);
   activations.square_sum.assign(sums + experts, sums + 2 * experts);
   activations.absolute_max.assign(sums + 2 * experts, sums + 3 * experts);
-  if (routing.schedule != nullptr) {
-    activations.largest_rank_load = routing.schedule->largest_over_mean();
-    activations.waves = static_cast<int64_t>(routing.schedule->waves().size());
-    activations.recomputed_waves = routing.schedule->num_recomputed();
+  if (schedule != nullptr) {
+    activations.largest_rank_load = schedule->largest_over_mean();
+    activations.waves = static_cast<int64_t>(schedule->waves().size());
+    activations.recomputed_waves = schedule->num_recomputed();
   }
   return activations;
 }
@@ -117,43 +65,96 @@ AuxiliarySums AuxiliarySums::Zero(const ModelShape& shape) {
   return {.choices = std::vector<double>(experts), .probability = std::vector<double>(experts)};
 }
 
-absl::Status Observe(Execution& execution, const ModelShape& shape, const SequenceLayout& layout,
-                     const std::vector<BlockObservation>& blocks, AuxiliarySums& sums,
-                     ActivationWatch& watch) {
-  std::vector<SumsPlace> places;
+absl::Status Observation::StartSums(Execution& execution, const ModelShape& shape,
+                                    const SequenceLayout& layout, const BlockObservation& block,
+                                    const Place& place, Tensor& sums) {
+  const auto at = [&](int64_t offset, int64_t size) { return sums.Flat(offset, {size}).vector(); };
+  const ConstVectorView real = std::as_const(layout.real).vector();
+  const auto column = [](const Tensor& numbers) {
+    return numbers.Reshape({numbers.num_elements(), 1}).matrix();
+  };
+  if (block.output != nullptr) {
+    PLAIT_RETURN_IF_ERROR(RealRowSums(
+        execution,
+        {.real = real, .values = column(block.output->square_sum), .sums = at(place.output, 1)}));
+    PLAIT_RETURN_IF_ERROR(RealRowSums(execution, {.real = real,
+                                                  .values = column(block.output->absolute_max),
+                                                  .maxima = at(place.output + 1, 1)}));
+  }
+  if (block.residual != nullptr) {
+    PLAIT_RETURN_IF_ERROR(RealRowSums(execution, {.real = real,
+                                                  .values = column(block.residual->square_sum),
+                                                  .sums = at(place.residual, 1)}));
+  }
+  if (block.routing == nullptr) return absl::OkStatus();
+  const Routing& routing = *block.routing;
+  const int64_t experts = shape.experts, first = place.routing + 1;
+  PLAIT_RETURN_IF_ERROR(RealRowSums(execution, {.real = real,
+                                                .values = column(routing.log_sum_exp),
+                                                .sum_of = SumOf::kSquares,
+                                                .sums = at(place.routing, 1)}));
+  PLAIT_RETURN_IF_ERROR(RealExpertSums(
+      execution, {.real = real,
+                  .choices = routing.choices.data<int32_t>(),
+                  .token_row = routing.token_row.data<int32_t>(),
+                  .experts_per_token = shape.experts_per_token,
+                  .pair_weight = std::as_const(routing.weights).vector(),
+                  .square_sum = std::as_const(routing.output_statistics.square_sum).vector(),
+                  .absolute_max = std::as_const(routing.output_statistics.absolute_max).vector(),
+                  .tokens = at(first, experts),
+                  .square_sums = at(first + experts, experts),
+                  .maxima = at(first + 2 * experts, experts)}));
+  return RealRowSums(execution, {.real = real,
+                                 .values = std::as_const(routing.probabilities).matrix(),
+                                 .sums = at(first + 3 * experts, experts)});
+}
+
+absl::StatusOr<Observation> Observation::Start(Execution& execution, const ModelShape& shape,
+                                               const SequenceLayout& layout,
+                                               const std::vector<BlockObservation>& blocks) {
+  Observation observation;
   int64_t size = 0;
   const auto take = [&size](int64_t count) { return (size += count) - count; };
   for (const BlockObservation& block : blocks) {
-    SumsPlace& place = places.emplace_back();
+    Place& place = observation.places_.emplace_back();
+    place.block = block.block;
     if (block.output != nullptr) place.output = take(2);
     if (block.residual != nullptr) place.residual = take(1);
-    if (block.routing != nullptr) place.routing = take(1 + 4 * shape.experts);
+    if (block.routing == nullptr) continue;
+    place.routing = take(1 + 4 * shape.experts);
+    place.schedule = block.routing->schedule;
   }
-  Tensor on_device = execution.Empty(DType::kF64, {size});
+  Tensor sums = execution.Empty(DType::kF64, {size});
   for (size_t i = 0; i < blocks.size(); ++i) {
-    PLAIT_RETURN_IF_ERROR(StartSums(execution, shape, layout, blocks[i], places[i], on_device));
+    PLAIT_RETURN_IF_ERROR(
+        StartSums(execution, shape, layout, blocks[i], observation.places_[i], sums));
   }
-  PLAIT_ASSIGN_OR_RETURN(const Tensor all, execution.ToHost(on_device));
-  const double* values = all.data<double>();
+  PLAIT_ASSIGN_OR_RETURN(observation.sums_, execution.StartToHost(sums));
+  return observation;
+}
 
+absl::Status Observation::Finish(const ModelShape& shape, const SequenceLayout& layout,
+                                 AuxiliarySums& sums, ActivationWatch& watch) {
+  if (places_.empty()) return absl::OkStatus();
+  PLAIT_ASSIGN_OR_RETURN(const Tensor all, sums_.Wait());
+  const double* values = all.data<double>();
   const double elements =
       static_cast<double>(layout.real_rows) * static_cast<double>(shape.model_dim);
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    const BlockObservation& block = blocks[i];
-    BlockActivations& watched = watch.blocks[static_cast<size_t>(block.block)];
-    if (block.output != nullptr) {
-      const double square_sum = values[places[i].output];
+  for (const Place& place : places_) {
+    BlockActivations& watched = watch.blocks[static_cast<size_t>(place.block)];
+    if (place.output >= 0) {
+      const double square_sum = values[place.output];
       watched.square_sum += square_sum;
       watched.elements += elements;
-      watched.absolute_max = std::max(watched.absolute_max, values[places[i].output + 1]);
+      watched.absolute_max = std::max(watched.absolute_max, values[place.output + 1]);
       sums.output_square_sum += square_sum;
     }
-    if (block.residual != nullptr) sums.residual_square_sum += values[places[i].residual];
-    if (block.routing == nullptr) continue;
-    const double* of_experts = values + places[i].routing + 1;
-    sums.z += values[places[i].routing];
+    if (place.residual >= 0) sums.residual_square_sum += values[place.residual];
+    if (place.routing < 0) continue;
+    const double* of_experts = values + place.routing + 1;
+    sums.z += values[place.routing];
     const ExpertActivations experts =
-        ExpertsOf(*block.routing, watched.name, of_experts, shape.experts);
+        ExpertsOf(place.schedule.get(), watched.name, of_experts, shape.experts);
     for (int64_t e = 0; e < shape.experts; ++e) {
       sums.choices[e] += static_cast<double>(experts.tokens[e]);
       sums.expert_square_sum += experts.square_sum[e];
@@ -163,13 +164,13 @@ absl::Status Observe(Execution& execution, const ModelShape& shape, const Sequen
     PLAIT_CHECK(layer != watch.experts.end());
     layer->Merge(experts);
   }
+  places_.clear();
   return absl::OkStatus();
 }
 
-AuxiliaryLosses ComputeAuxiliaryLosses(const ModelShape& shape, const SequenceLayout& layout,
-                                       const AuxiliarySums& sums,
-                                       const std::vector<double>& choices,
-                                       const StepCounts& counts) {
+absl::StatusOr<AuxiliaryLosses> ComputeAuxiliaryLosses(
+    Execution& execution, const ModelShape& shape, const SequenceLayout& layout,
+    const AuxiliarySums& sums, const std::vector<double>& choices, const StepCounts& counts) {
   const auto num_blocks = static_cast<size_t>(shape.num_blocks());
   AuxiliaryLosses losses;
   losses.factors.resize(num_blocks);
@@ -203,6 +204,7 @@ AuxiliaryLosses ComputeAuxiliaryLosses(const ModelShape& shape, const SequenceLa
       losses.balance += value * sums.probability[e];
       SetNumber(balance_gradient, e, value);
     }
+    PLAIT_ASSIGN_OR_RETURN(balance_gradient, execution.ToDevice(balance_gradient));
   }
   for (size_t i = 0; i < num_blocks; ++i) {
     BlockLossFactors& factors = losses.factors[i];

@@ -12,9 +12,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "base/execution.h"
 #include "model/block.h"
 #include "model/model_shape.h"
 
@@ -81,11 +84,35 @@ struct BlockObservation {
   const Routing* routing = nullptr;             // nullptr: no experts, or observed elsewhere
 };
 
-// Adds to `sums` and to the watch, which has an entry for every block and expert layer of the
-// model. Waits for the compute stream.
-absl::Status Observe(Execution& execution, const ModelShape& shape, const SequenceLayout& layout,
-                     const std::vector<BlockObservation>& blocks, AuxiliarySums& sums,
-                     ActivationWatch& watch);
+// What was observed of the blocks of a part, on its way to the host.
+class Observation {
+ public:
+  Observation() = default;  // nothing
+  static absl::StatusOr<Observation> Start(Execution& execution, const ModelShape& shape,
+                                           const SequenceLayout& layout,
+                                           const std::vector<BlockObservation>& blocks);
+
+  // Once: adds to `sums` and to the watch, which has an entry for every block and expert layer of
+  // the model. The host waits for the sums alone, not for what came after them. layout: as before.
+  absl::Status Finish(const ModelShape& shape, const SequenceLayout& layout, AuxiliarySums& sums,
+                      ActivationWatch& watch);
+
+ private:
+  // Where a block's sums lie among those of all blocks, f64.
+  struct Place {
+    int64_t block = 0;
+    int64_t output = -1;    // of squares, then the largest magnitude
+    int64_t residual = -1;  // of squares
+    int64_t routing = -1;   // of squares of log_sum_exp; per expert: tokens, squares, maxima, p
+    std::shared_ptr<const ExpertSchedule> schedule;  // of the routing; nullptr: not dealt
+  };
+  static absl::Status StartSums(Execution& execution, const ModelShape& shape,
+                                const SequenceLayout& layout, const BlockObservation& block,
+                                const Place& place, Tensor& sums);
+
+  std::vector<Place> places_;
+  HostCopy sums_;
+};
 
 // Shares of the step's losses that come from this rank's rows of one microbatch.
 struct AuxiliaryLosses {
@@ -96,12 +123,12 @@ struct AuxiliaryLosses {
   double final_residual_factor = 0;  // of the activation loss on the stream after the last block
 };
 
+// The factors are of the execution's device.
 // sums: over all blocks, for the losses; the factors do not depend on them. choices: those of the
 // sums over all blocks, summed over the ranks that the microbatch is divided over; read only where
 // the shape has a balance loss.
-AuxiliaryLosses ComputeAuxiliaryLosses(const ModelShape& shape, const SequenceLayout& layout,
-                                       const AuxiliarySums& sums,
-                                       const std::vector<double>& choices,
-                                       const StepCounts& counts);
+absl::StatusOr<AuxiliaryLosses> ComputeAuxiliaryLosses(
+    Execution& execution, const ModelShape& shape, const SequenceLayout& layout,
+    const AuxiliarySums& sums, const std::vector<double>& choices, const StepCounts& counts);
 
 }  // namespace plait

@@ -64,7 +64,7 @@ struct BlockLossFactors {
   double expert_output = 0;  // 2 x this x output of a chosen expert, on real tokens
   double residual = 0;       // 2 x this x residual sum
   double z = 0;              // router z-loss: 2 x this x log_sum_exp x p
-  Tensor balance_gradient;   // f32 or f64 [experts]; absent: none
+  Tensor balance_gradient;   // f32 or f64 [experts], on the execution's device; absent: none
 };
 
 struct BlockForwardContext {

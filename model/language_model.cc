@@ -229,7 +229,8 @@ absl::Status LanguageModel::ObservePart(Execution& execution, const Part& part,
     }
   }
   saved.watch = EmptyWatch();
-  return Observe(execution, shape_, layout, blocks, saved.sums, saved.watch);
+  PLAIT_ASSIGN_OR_RETURN(saved.observation, Observation::Start(execution, shape_, layout, blocks));
+  return part.is_last ? absl::OkStatus() : FinishObservation(layout, saved);
 }
 
 absl::StatusOr<std::vector<double>> LanguageModel::MicrobatchChoices(
@@ -258,10 +259,8 @@ absl::StatusOr<LanguageModel::HeadLoss> LanguageModel::HeadLossAndGradient(
   PLAIT_ASSIGN_OR_RETURN(
       TokenLogProbabilityHead::LossGradient head,
       head_.LossAndGradient(execution, hidden, microbatch.targets, coefficients));
-  PLAIT_ASSIGN_OR_RETURN(Tensor log_probability, execution.ToHost(head.log_probability));
-  return HeadLoss{.language_model = OwnLanguageModelLoss(microbatch, log_probability, counts),
-                  .log_probability = std::move(log_probability),
-                  .dhidden = std::move(head.dx)};
+  PLAIT_ASSIGN_OR_RETURN(HostCopy log_probability, execution.StartToHost(head.log_probability));
+  return HeadLoss{.log_probability = std::move(log_probability), .dhidden = std::move(head.dx)};
 }
 
 absl::StatusOr<Tensor> LanguageModel::BackwardPart(Execution& execution, ParameterSharder& sharder,
@@ -309,9 +308,8 @@ absl::StatusOr<Tensor> LanguageModel::HeadLogProbabilities(Execution& execution,
   return execution.ToHost(log_probability);
 }
 
-double LanguageModel::OwnLanguageModelLoss(const Microbatch& microbatch,
-                                           const Tensor& log_probability,
-                                           const StepCounts& counts) const {
+double LanguageModel::LanguageModelLoss(const Microbatch& microbatch, const Tensor& log_probability,
+                                        const StepCounts& counts) const {
   const double sum = WeightedNegativeLogLikelihood(mesh_, microbatch, log_probability);
   return counts.weight_sum > 0 ? sum / counts.weight_sum : 0.0;
 }
@@ -325,11 +323,12 @@ absl::StatusOr<Tensor> LanguageModel::Forward(Execution& execution, ParameterSha
   return std::move(output.hidden);
 }
 
-absl::StatusOr<AuxiliaryLosses> LanguageModel::Auxiliary(const SequenceLayout& layout,
-                                                         const Saved& saved,
+absl::StatusOr<AuxiliaryLosses> LanguageModel::Auxiliary(Execution& execution,
+                                                         const SequenceLayout& layout, Saved& saved,
                                                          const StepCounts& counts) const {
+  PLAIT_RETURN_IF_ERROR(FinishObservation(layout, saved));
   PLAIT_ASSIGN_OR_RETURN(const std::vector<double> choices, MicrobatchChoices(saved.sums));
-  return ComputeAuxiliaryLosses(shape_, layout, saved.sums, choices, counts);
+  return ComputeAuxiliaryLosses(execution, shape_, layout, saved.sums, choices, counts);
 }
 
 absl::Status LanguageModel::Backward(Execution& execution, ParameterSharder& sharder,
@@ -345,17 +344,18 @@ absl::StatusOr<MicrobatchLosses> LanguageModel::LossAndGradient(Execution& execu
   Saved saved;
   PLAIT_ASSIGN_OR_RETURN(const Tensor hidden, Forward(execution, sharder, microbatch.tokens,
                                                       microbatch.layout, nullptr, &saved));
-  PLAIT_ASSIGN_OR_RETURN(const AuxiliaryLosses auxiliary,
-                         Auxiliary(microbatch.layout, saved, counts));
   PLAIT_RETURN_IF_ERROR(PrepareHead(execution, sharder));
   PLAIT_ASSIGN_OR_RETURN(HeadLoss head, HeadLossAndGradient(execution, hidden, microbatch, counts));
+  PLAIT_ASSIGN_OR_RETURN(const AuxiliaryLosses auxiliary,
+                         Auxiliary(execution, microbatch.layout, saved, counts));
   PLAIT_RETURN_IF_ERROR(Backward(execution, sharder, microbatch, auxiliary, head.dhidden, saved));
-  return MicrobatchLosses{.language_model = head.language_model,
+  PLAIT_ASSIGN_OR_RETURN(Tensor log_probability, head.log_probability.Wait());
+  return MicrobatchLosses{.language_model = LanguageModelLoss(microbatch, log_probability, counts),
                           .balance = auxiliary.balance,
                           .z = auxiliary.z,
                           .activation = auxiliary.activation,
                           .watch = std::move(saved.watch),
-                          .log_probability = std::move(head.log_probability)};
+                          .log_probability = std::move(log_probability)};
 }
 
 absl::StatusOr<Tensor> LanguageModel::LogProbabilities(Execution& execution,
@@ -374,16 +374,15 @@ absl::StatusOr<MicrobatchLosses> LanguageModel::Losses(Execution& execution,
   PLAIT_ASSIGN_OR_RETURN(const Tensor hidden, Forward(execution, sharder, microbatch.tokens,
                                                       microbatch.layout, nullptr, &saved));
   PLAIT_ASSIGN_OR_RETURN(const AuxiliaryLosses auxiliary,
-                         Auxiliary(microbatch.layout, saved, counts));
+                         Auxiliary(execution, microbatch.layout, saved, counts));
   PLAIT_ASSIGN_OR_RETURN(Tensor log_probability,
                          HeadLogProbabilities(execution, sharder, hidden, microbatch));
-  return MicrobatchLosses{
-      .language_model = OwnLanguageModelLoss(microbatch, log_probability, counts),
-      .balance = auxiliary.balance,
-      .z = auxiliary.z,
-      .activation = auxiliary.activation,
-      .watch = std::move(saved.watch),
-      .log_probability = std::move(log_probability)};
+  return MicrobatchLosses{.language_model = LanguageModelLoss(microbatch, log_probability, counts),
+                          .balance = auxiliary.balance,
+                          .z = auxiliary.z,
+                          .activation = auxiliary.activation,
+                          .watch = std::move(saved.watch),
+                          .log_probability = std::move(log_probability)};
 }
 
 }  // namespace plait

@@ -81,6 +81,8 @@ class LanguageModel {
     BlockStack::Saved stack;
     Tensor residual_sum;  // of the final norm
     Tensor inverse_rms;
+    // What FinishObservation waits for; before, neither of the next two has it.
+    Observation observation;
     ActivationWatch watch;  // has every block of the model; empty in what other parts observe
     AuxiliarySums sums;     // up to and with the part
   };
@@ -93,11 +95,16 @@ class LanguageModel {
   PartActivations Beginning() const { return {.sums = AuxiliarySums::Zero(shape_)}; }
 
   // tokens: of the segment, read by the first part. saved == nullptr keeps nothing and observes
-  // nothing. caches: one per block of the model, for cached generation by the only part.
+  // nothing. caches: one per block of the model, for cached generation by the only part. What the
+  // last part observed is left to FinishObservation; before, the host waits for none of it.
   absl::StatusOr<PartActivations> ForwardPart(Execution& execution, ParameterSharder& sharder,
                                               int chunk, const Tensor& tokens,
                                               const SequenceLayout& layout, PartActivations input,
                                               std::vector<BlockCache>* caches, Saved* saved);
+  // The host waits for what ForwardPart measured; without effect the second time.
+  absl::Status FinishObservation(const SequenceLayout& layout, Saved& saved) const {
+    return saved.observation.Finish(shape_, layout, saved.sums, saved.watch);
+  }
   // The choices of experts in the microbatch: those of the last part's sums, over all ranks that
   // hold a part of it. Collective over them.
   absl::StatusOr<std::vector<double>> MicrobatchChoices(const AuxiliarySums& sums) const;
@@ -116,9 +123,9 @@ class LanguageModel {
   absl::StatusOr<Tensor> Forward(Execution& execution, ParameterSharder& sharder,
                                  const Tensor& tokens, const SequenceLayout& layout,
                                  std::vector<BlockCache>* caches, Saved* saved);
-  // Collective over the ranks of the microbatch.
-  absl::StatusOr<AuxiliaryLosses> Auxiliary(const SequenceLayout& layout, const Saved& saved,
-                                            const StepCounts& counts) const;
+  // With FinishObservation. Collective over the ranks of the microbatch.
+  absl::StatusOr<AuxiliaryLosses> Auxiliary(Execution& execution, const SequenceLayout& layout,
+                                            Saved& saved, const StepCounts& counts) const;
   // dhidden: gradient of Forward's result. Adds to every parameter's gradient and starts their
   // reduction.
   absl::Status Backward(Execution& execution, ParameterSharder& sharder,
@@ -126,16 +133,18 @@ class LanguageModel {
                         const Tensor& dhidden, Saved& saved);
   TokenLogProbabilityHead& head() { return head_; }
 
-  // Of the last part, after PrepareHead: the language-model loss, sum_t weight[t] x -log
-  // p(target[t]) / counts.weight_sum, of this rank, and its gradient. Adds to the head's.
+  // Of the last part, after PrepareHead: the gradient of LanguageModelLoss, and what that is made
+  // of, to be waited for when the device has more to do. Adds to the head's gradients.
   struct HeadLoss {
-    double language_model = 0;
-    Tensor log_probability;  // f32 or f64 [tokens of the segment]
-    Tensor dhidden;          // [own rows, model_dim]
+    HostCopy log_probability;  // f32 or f64 [tokens of the segment]
+    Tensor dhidden;            // [own rows, model_dim]
   };
   absl::StatusOr<HeadLoss> HeadLossAndGradient(Execution& execution, const Tensor& hidden,
                                                const Microbatch& microbatch,
                                                const StepCounts& counts);
+  // sum_t weight[t] x -log p(target[t]) / counts.weight_sum, of this rank.
+  double LanguageModelLoss(const Microbatch& microbatch, const Tensor& log_probability,
+                           const StepCounts& counts) const;
   // log p(target[t]) by the last part, f32 or f64 [tokens of the segment]; the same on every tensor
   // rank. No gradient follows.
   absl::StatusOr<Tensor> HeadLogProbabilities(Execution& execution, ParameterSharder& sharder,
@@ -164,8 +173,6 @@ class LanguageModel {
   LanguageModel(const ModelShape& shape, DType dtype, Recomputation recomputation,
                 const DeviceMesh& mesh, std::vector<BlockRange> parts);
 
-  double OwnLanguageModelLoss(const Microbatch& microbatch, const Tensor& log_probability,
-                              const StepCounts& counts) const;
   int head_unit() const { return static_cast<int>(blocks_.size()) + 1; }
   Parameter& head_weight();
   ActivationWatch EmptyWatch() const;

@@ -1,6 +1,8 @@
 #include "model/mixture_of_experts_block.h"
 
+#include <initializer_list>
 #include <utility>
+#include <vector>
 
 #include "base/number_at.h"
 #include "base/status_macros.h"
@@ -22,6 +24,20 @@ ExpertExchange MakeExchange(const DeviceMesh& mesh, int64_t experts) {
 // values[first .. first + size), sharing storage.
 Tensor Part(const Tensor& values, int64_t first, int64_t size) {
   return values.Slice(first, first + size);
+}
+
+// All are asked for before the first is waited for.
+absl::StatusOr<std::vector<Tensor>> AllToHost(Execution& execution,
+                                              std::initializer_list<Tensor> tensors) {
+  std::vector<HostCopy> copies;
+  for (const Tensor& tensor : tensors) {
+    PLAIT_ASSIGN_OR_RETURN(copies.emplace_back(), execution.StartToHost(tensor));
+  }
+  std::vector<Tensor> on_host;
+  for (HostCopy& copy : copies) {
+    PLAIT_ASSIGN_OR_RETURN(on_host.emplace_back(), copy.Wait());
+  }
+  return on_host;
 }
 
 // Rows for experts that are all here: gathered from the tokens as they are read.
@@ -227,9 +243,9 @@ absl::StatusOr<Tensor> MixtureOfExpertsBlock::OutputScale(Execution& execution,
                                                           const Routing& routing,
                                                           const Tensor& row_weights,
                                                           int64_t first_row, int64_t rows) const {
-  PLAIT_ASSIGN_OR_RETURN(const Tensor weights, execution.ToHost(row_weights));
-  PLAIT_ASSIGN_OR_RETURN(const Tensor real, execution.ToHost(layout.real));
-  PLAIT_ASSIGN_OR_RETURN(const Tensor row_token, execution.ToHost(routing.row_token));
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<Tensor> on_host,
+                         AllToHost(execution, {row_weights, layout.real, routing.row_token}));
+  const Tensor &weights = on_host[0], &real = on_host[1], &row_token = on_host[2];
   Tensor scale = Tensor::OnHost(row_weights.dtype(), {rows});
   for (int64_t i = 0; i < rows; ++i) {
     const double weight = NumberAt(weights, first_row + i);
@@ -295,12 +311,13 @@ absl::StatusOr<Tensor> MixtureOfExpertsBlock::WithoutOutputLoss(Execution& execu
                                                                 const BlockBackwardContext& context,
                                                                 const Routing& routing,
                                                                 const Tensor& gradients) const {
-  PLAIT_ASSIGN_OR_RETURN(Tensor dweights, execution.ToHost(gradients));
-  PLAIT_ASSIGN_OR_RETURN(const Tensor weights, execution.ToHost(routing.weights));
-  PLAIT_ASSIGN_OR_RETURN(const Tensor token_row, execution.ToHost(routing.token_row));
-  PLAIT_ASSIGN_OR_RETURN(const Tensor real, execution.ToHost(context.layout->real));
-  PLAIT_ASSIGN_OR_RETURN(const Tensor square_sum,
-                         execution.ToHost(routing.output_statistics.square_sum));
+  PLAIT_ASSIGN_OR_RETURN(
+      std::vector<Tensor> on_host,
+      AllToHost(execution, {gradients, routing.weights, routing.token_row, context.layout->real,
+                            routing.output_statistics.square_sum}));
+  Tensor& dweights = on_host[0];
+  const Tensor &weights = on_host[1], &token_row = on_host[2], &real = on_host[3],
+               &square_sum = on_host[4];
   for (int64_t i = 0; i < dweights.num_elements(); ++i) {
     const double weight = NumberAt(weights, i);
     const double loss = NumberAt(real, i / experts_per_token_) * 2 * context.factors.expert_output *
@@ -342,8 +359,7 @@ absl::StatusOr<Tensor> MixtureOfExpertsBlock::Backward(Execution& execution,
     PLAIT_ASSIGN_OR_RETURN(dweights, WithoutOutputLoss(execution, context, routing, dweights));
   }
   Tensor dlogits = execution.Empty(statistics, {tokens, experts_});
-  PLAIT_ASSIGN_OR_RETURN(const Tensor balance_gradient,
-                         execution.ToDevice(context.factors.balance_gradient));
+  const Tensor& balance_gradient = context.factors.balance_gradient;
   PLAIT_RETURN_IF_ERROR(Annotate(
       RouterBackward(execution, {.probabilities = routing.probabilities.matrix(),
                                  .choices = routing.choices.data<int32_t>(),

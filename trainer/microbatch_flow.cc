@@ -117,11 +117,7 @@ absl::Status MicrobatchFlow::Backward(const PipelineAction& action, const Object
   const Microbatch& microbatch = microbatches_.at(action.microbatch);
   Kept& kept = kept_.at(KeyOf(action));
   PartGradient& gradient = kept.gradient;
-  if (model.is_last(chunk)) {
-    PLAIT_ASSIGN_OR_RETURN(gradient.choices, model.MicrobatchChoices(kept.saved.sums));
-  }
-  const AuxiliaryLosses auxiliary = ComputeAuxiliaryLosses(
-      model.shape(), microbatch.layout, kept.saved.sums, gradient.choices, counts);
+  HostCopy log_probability;
   if (model.is_last(chunk)) {
     PLAIT_RETURN_IF_ERROR(model.PrepareHead(execution_, sharder));
     PLAIT_ASSIGN_OR_RETURN(
@@ -129,7 +125,15 @@ absl::Status MicrobatchFlow::Backward(const PipelineAction& action, const Object
         objective.LossAndGradient(execution_, model, kept.hidden, microbatch, counts));
     kept.hidden = Tensor();
     gradient.stream = std::move(head.dhidden);
-    losses.language_model = head.language_model;
+    log_probability = std::move(head.log_probability);
+    // While the device is at the head, the host waits for what came before.
+    PLAIT_RETURN_IF_ERROR(model.FinishObservation(microbatch.layout, kept.saved));
+    PLAIT_ASSIGN_OR_RETURN(gradient.choices, model.MicrobatchChoices(kept.saved.sums));
+  }
+  PLAIT_ASSIGN_OR_RETURN(const AuxiliaryLosses auxiliary,
+                         ComputeAuxiliaryLosses(execution_, model.shape(), microbatch.layout,
+                                                kept.saved.sums, gradient.choices, counts));
+  if (model.is_last(chunk)) {
     losses.balance = auxiliary.balance;
     losses.z = auxiliary.z;
     losses.activation = auxiliary.activation;
@@ -138,6 +142,10 @@ absl::Status MicrobatchFlow::Backward(const PipelineAction& action, const Object
   PLAIT_ASSIGN_OR_RETURN(gradient.stream,
                          model.BackwardPart(execution_, sharder, chunk, microbatch, auxiliary,
                                             std::move(gradient.stream), kept.saved));
+  if (model.is_last(chunk)) {
+    PLAIT_ASSIGN_OR_RETURN(const Tensor numbers, log_probability.Wait());
+    losses.language_model = objective.Loss(model, microbatch, numbers, counts);
+  }
   kept.saved = {};
   if (model.is_first(chunk)) kept_.erase(KeyOf(action));
   if (chunk == 0) Drop(action.microbatch);

@@ -19,6 +19,9 @@ class Objective {
   virtual absl::StatusOr<LanguageModel::HeadLoss> LossAndGradient(
       Execution& execution, LanguageModel& model, const Tensor& hidden,
       const Microbatch& microbatch, const StepCounts& counts) const = 0;
+  // The loss whose gradient that is, from its log-probabilities.
+  virtual double Loss(const LanguageModel& model, const Microbatch& microbatch,
+                      const Tensor& log_probability, const StepCounts& counts) const = 0;
 };
 
 }  // namespace plait

@@ -207,8 +207,9 @@ class Comparison {
     PLAIT_ASSIGN_OR_RETURN(const Tensor hidden,
                            model_.Forward(execution_, sharder_, inputs_.microbatch.tokens,
                                           inputs_.microbatch.layout, /*caches=*/nullptr, &saved));
-    PLAIT_ASSIGN_OR_RETURN(AuxiliaryLosses auxiliary,
-                           model_.Auxiliary(inputs_.microbatch.layout, saved, inputs_.counts));
+    PLAIT_ASSIGN_OR_RETURN(
+        AuxiliaryLosses auxiliary,
+        model_.Auxiliary(execution_, inputs_.microbatch.layout, saved, inputs_.counts));
     PLAIT_RETURN_IF_ERROR(CompareLogits(hidden));
     PLAIT_RETURN_IF_ERROR(ComputeGradients(hidden, auxiliary, saved));
     if (file_.Has(kGradients)) PLAIT_RETURN_IF_ERROR(CompareGradients());

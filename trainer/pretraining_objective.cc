@@ -8,4 +8,9 @@ absl::StatusOr<LanguageModel::HeadLoss> PretrainingObjective::LossAndGradient(
   return model.HeadLossAndGradient(execution, hidden, microbatch, counts);
 }
 
+double PretrainingObjective::Loss(const LanguageModel& model, const Microbatch& microbatch,
+                                  const Tensor& log_probability, const StepCounts& counts) const {
+  return model.LanguageModelLoss(microbatch, log_probability, counts);
+}
+
 }  // namespace plait

@@ -13,6 +13,8 @@ class PretrainingObjective final : public Objective {
                                                           const Tensor& hidden,
                                                           const Microbatch& microbatch,
                                                           const StepCounts& counts) const override;
+  double Loss(const LanguageModel& model, const Microbatch& microbatch,
+              const Tensor& log_probability, const StepCounts& counts) const override;
 };
 
 }  // namespace plait

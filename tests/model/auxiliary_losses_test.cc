@@ -37,12 +37,17 @@ class AuxiliaryLossesTest : public ::testing::Test {
     watch_ = {.blocks = {{.name = "mixer"}, {.name = "experts"}},
               .experts = {{"experts", {0, 0}, {0, 0}, {0, 0}}}};
     AuxiliarySums sums = AuxiliarySums::Zero(shape_);
-    EXPECT_OK(Observe(
-        execution_, shape_, layout_,
+    Observe(
         {{.block = 0, .output = &output_}, {.block = 1, .output = &output_, .routing = &routing_}},
-        sums, watch_));
-    return ComputeAuxiliaryLosses(shape_, layout_, sums, sums.choices,
-                                  {.weight_sum = 2, .real_tokens = 2});
+        sums, watch_);
+    return *ComputeAuxiliaryLosses(execution_, shape_, layout_, sums, sums.choices,
+                                   {.weight_sum = 2, .real_tokens = 2});
+  }
+  void Observe(const std::vector<BlockObservation>& blocks, AuxiliarySums& sums,
+               ActivationWatch& watch) {
+    auto observation = Observation::Start(execution_, shape_, layout_, blocks);
+    ASSERT_OK(observation.status());
+    EXPECT_OK(observation->Finish(shape_, layout_, sums, watch));
   }
 
   Execution execution_;
@@ -86,8 +91,10 @@ TEST_F(AuxiliaryLossesTest, FactorsBelongToTheBlocksWhoseBackwardAddsThem) {
   shape_.activation_loss_on_block_output = shape_.activation_loss_on_residual = true;
   shape_.balance_loss_coefficient = 0.1;
   shape_.z_loss_coefficient = 0.01;
-  const AuxiliaryLosses losses = ComputeAuxiliaryLosses(
-      shape_, layout_, AuxiliarySums::Zero(shape_), {1, 1}, {.weight_sum = 2, .real_tokens = 2});
+  ASSERT_OK_AND_ASSIGN(
+      const AuxiliaryLosses losses,
+      ComputeAuxiliaryLosses(execution_, shape_, layout_, AuxiliarySums::Zero(shape_), {1, 1},
+                             {.weight_sum = 2, .real_tokens = 2}));
   ASSERT_EQ(losses.factors.size(), 4u);
   const double per_block = 1.0 / (2 * 4 * 4);
   for (size_t i = 0; i < 4; ++i) {
@@ -109,9 +116,9 @@ TEST_F(AuxiliaryLossesTest, PartsThatHandTheirSumsOnAddUpToTheWhole) {
       {.block = 1, .routing = &routing_},
       {.block = 1, .output = &output_, .residual = &output_}};
   ActivationWatch whole_watch = watch_, first_watch = watch_, second_watch = watch_;
-  EXPECT_OK(Observe(execution_, shape_, layout_, blocks, whole, whole_watch));
-  EXPECT_OK(Observe(execution_, shape_, layout_, {blocks[0], blocks[1]}, parts, first_watch));
-  EXPECT_OK(Observe(execution_, shape_, layout_, {blocks[2]}, parts, second_watch));
+  Observe(blocks, whole, whole_watch);
+  Observe({blocks[0], blocks[1]}, parts, first_watch);
+  Observe({blocks[2]}, parts, second_watch);
   EXPECT_EQ(parts.output_square_sum, whole.output_square_sum);
   EXPECT_EQ(parts.residual_square_sum, whole.residual_square_sum);
   EXPECT_EQ(parts.expert_square_sum, whole.expert_square_sum);
