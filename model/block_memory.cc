@@ -2,9 +2,9 @@
 
 #include <utility>
 
-#include "kernels/scratch.h"
 #include "kernels/selective_scan_args.h"
 #include "model/context_attention_plan.h"
+#include "model/linear.h"
 #include "parallel/expert_schedule.h"
 
 namespace plait {
@@ -17,6 +17,7 @@ class PlannedBlock : public BlockMemory {
       : timeline_(timeline),
         shape_(shape),
         sizes_(sizes),
+        kernels_(MakeKernelScratch(sizes.kernels)),
         keep_output_(shape.activation_loss_coefficient > 0 &&
                      shape.activation_loss_on_block_output) {}
 
@@ -30,23 +31,26 @@ class PlannedBlock : public BlockMemory {
     return timeline_.Allocate(
         dtype, elements, kept != nullptr ? MemoryClass::kActivations : MemoryClass::kWorkspace);
   }
-  void Scratch(const std::vector<int64_t>& blocks) const {
-    if (sizes_.threads == 0) return;
-    std::vector<PlannedTensor> held;
-    for (const int64_t bytes : blocks) {
-      held.push_back(timeline_.Allocate(bytes, MemoryClass::kWorkspace));
-    }
-  }
+  void Scratch(const KernelScratch::Blocks& blocks) const { HoldBlocks(timeline_, blocks); }
   void Matmul(DType output, int64_t m, int64_t n, int64_t k) const {
-    Scratch(MatmulScratch(sizes_.dtype, output, m, n, k, sizes_.threads));
+    Scratch(kernels_->Matmul(
+        {.a = sizes_.dtype, .b = sizes_.dtype, .c = output, .m = m, .n = n, .k = k}));
   }
-  // y = x W^T, with W [out, in].
-  void Linear(int64_t tokens, int64_t out, int64_t in) const {
-    Matmul(sizes_.dtype, tokens, out, in);
+  // y = x W^T + bias, with W [out, in].
+  void Linear(int64_t tokens, int64_t out, int64_t in, Bias bias = Bias::kNo) const {
+    Scratch(kernels_->Matmul({.a = sizes_.dtype,
+                              .b = sizes_.dtype,
+                              .c = sizes_.dtype,
+                              .m = tokens,
+                              .n = out,
+                              .k = in,
+                              .has_bias = bias == Bias::kYes}));
   }
-  // Gradients of weight and input.
-  void LinearBackward(int64_t tokens, int64_t out, int64_t in, DType dx) const {
+  // Gradients of weight, bias and input.
+  void LinearBackward(int64_t tokens, int64_t out, int64_t in, DType dx,
+                      Bias bias = Bias::kNo) const {
     Matmul(sizes_.statistics, out, in, tokens);
+    if (bias == Bias::kYes) Scratch(kernels_->ColumnSum(sizes_.dtype, tokens, out));
     Matmul(dx, tokens, in, out);
   }
 
@@ -108,12 +112,15 @@ class PlannedBlock : public BlockMemory {
     const int64_t elements = sizes_.rows * shape_.model_dim;
     PlannedTensor rounded;
     if (dtype != sizes_.dtype) rounded = Work(elements);
-    return Work(elements);
+    PlannedTensor dr = Work(elements);
+    Scratch(kernels_->RmsNormBackward(sizes_.dtype, sizes_.rows, shape_.model_dim));
+    return dr;
   }
 
   MemoryTimeline& timeline_;
   const ModelShape& shape_;
   const RankSizes sizes_;
+  const std::unique_ptr<const KernelScratch> kernels_;
   const bool keep_output_;
 };
 
@@ -166,12 +173,19 @@ class AttentionMemory final : public PlannedBlock {
     return !alone() && !is_ring() && sizes_.swaps_halves &&
            sizes_.contexts - 1 - sizes_.context_rank != sizes_.context_rank;
   }
-  AttentionScratchShape ScratchShape() const {
-    return {.heads = sizes_.heads,
+  // result: of what a call writes; parts that others are added to are not rounded.
+  AttentionScratchShape ScratchShape(DType result) const {
+    return {.dtype = sizes_.dtype,
+            .result = result,
+            .heads = sizes_.heads,
             .kv_heads = sizes_.kv_heads,
             .head_dim = shape_.head_dim,
             .documents = sizes_.documents,
-            .document_tokens = sizes_.tokens / sizes_.documents};
+            .document_tokens = sizes_.tokens / sizes_.documents,
+            .queries = sizes_.segment};
+  }
+  void BackwardScratch() const {
+    Scratch(kernels_->AttentionBackward(ScratchShape(alone() ? sizes_.dtype : sizes_.statistics)));
   }
 
   // ContextAttention: keys and values of all segments, or one more segment's at a time.
@@ -189,7 +203,7 @@ class AttentionMemory final : public PlannedBlock {
     made.push_back(computed);
     PlannedTensor out = Keep(kept, sizes_.dtype, sizes_.segment * queries());
     made.push_back(out);
-    Scratch(AttentionForwardScratch(ScratchShape(), sizes_.threads));
+    Scratch(kernels_->AttentionForward(ScratchShape(is_ring() ? sizes_.statistics : sizes_.dtype)));
     if (!swaps()) return out;
     PlannedTensor attended = Keep(kept, sizes_.dtype, sizes_.segment * queries());
     made.push_back(attended);
@@ -201,7 +215,7 @@ class AttentionMemory final : public PlannedBlock {
       std::vector<PlannedTensor> gradients = {Work(sizes_.segment * keys()),
                                               Work(sizes_.segment * keys()),
                                               Work(sizes_.segment * queries())};
-      Scratch(AttentionBackwardScratch(ScratchShape(), sizes_.threads));
+      BackwardScratch();
       return gradients;
     }
     const int64_t seen = is_ring() ? 2 * sizes_.segment : sizes_.tokens;
@@ -212,9 +226,9 @@ class AttentionMemory final : public PlannedBlock {
     if (sizes_.swaps_halves || is_ring()) {
       const PlannedTensor dk = Work(sizes_.statistics, seen * keys());
       const PlannedTensor dv = Work(sizes_.statistics, seen * keys());
-      Scratch(AttentionBackwardScratch(ScratchShape(), sizes_.threads));
+      BackwardScratch();
     } else {
-      Scratch(AttentionBackwardScratch(ScratchShape(), sizes_.threads));
+      BackwardScratch();
     }
     for (int i = 0; i < 2; ++i) {
       const PlannedTensor own = Work(sizes_.statistics, sizes_.segment * keys());
@@ -237,7 +251,7 @@ class MambaMemory final : public PlannedBlock {
     const int64_t channels = sizes_.segment * sizes_.channels;
     std::vector<PlannedTensor> made;
     made.push_back(Keep(kept, sizes_.dtype, 2 * channels));  // xz
-    Linear(sizes_.segment, 2 * sizes_.channels, shape_.model_dim);
+    Linear(sizes_.segment, 2 * sizes_.channels, shape_.model_dim, projection_bias());
     if (CarriesStates()) {  // inputs before each document
       made.push_back(Keep(kept, sizes_.dtype, States(shape_.conv_width - 1)));
     }
@@ -258,9 +272,10 @@ class MambaMemory final : public PlannedBlock {
       Summaries();
       made.push_back(Keep(kept, sizes_.statistics, States(shape_.state_dim)));
     }
-    Scratch(SelectiveScanForwardScratch(sizes_.channels, shape_.state_dim, sizes_.threads));
-    stream.delta =
-        SummedDelta(kept, [&] { Linear(sizes_.segment, shape_.model_dim, sizes_.channels); });
+    Scratch(kernels_->SelectiveScanForward(ScanShape()));
+    stream.delta = SummedDelta(kept, [&] {
+      Linear(sizes_.segment, shape_.model_dim, sizes_.channels, projection_bias());
+    });
     if (kept == nullptr) return;
     KeepStream(stream, kept);
     kept->others.insert(kept->others.end(), made.begin(), made.end());
@@ -272,7 +287,8 @@ class MambaMemory final : public PlannedBlock {
     const PlannedTensor drows = OutputGradient(gradient);
     const PlannedTensor dout = Gather(drows);
     const PlannedTensor dscanned = Work(channels);
-    LinearBackward(sizes_.segment, shape_.model_dim, sizes_.channels, sizes_.dtype);
+    LinearBackward(sizes_.segment, shape_.model_dim, sizes_.channels, sizes_.dtype,
+                   projection_bias());
     const PlannedTensor normalized = Work(selected), dt = Work(channels);
     Linear(sizes_.segment, sizes_.channels, shape_.dt_rank);
     const PlannedTensor dxz = Work(2 * channels), du = Work(channels), ddt = Work(channels);
@@ -283,22 +299,35 @@ class MambaMemory final : public PlannedBlock {
       dstates = Work(sizes_.statistics, States(shape_.state_dim));
       dinputs = Work(sizes_.statistics, States(shape_.conv_width - 1));
     }
-    Scratch(SelectiveScanBackwardScratch(sizes_.channels, shape_.state_dim, sizes_.threads));
+    Scratch(kernels_->SelectiveScanBackward(ScanShape()));
     LinearBackward(sizes_.segment, sizes_.channels, shape_.dt_rank, sizes_.dtype);
     const PlannedTensor dselection = Work(selected);
+    for (const int64_t width : {shape_.dt_rank, shape_.state_dim}) {
+      Scratch(kernels_->RmsNormBackward(sizes_.dtype, sizes_.segment, width));
+    }
     Matmul(sizes_.statistics, selection(), sizes_.channels, sizes_.segment);
     const PlannedTensor du_selection = Work(sizes_.statistics, channels);
     Matmul(sizes_.statistics, sizes_.segment, sizes_.channels, selection());
+    Scratch(kernels_->CausalConvolutionBackward(sizes_.dtype, sizes_.segment, sizes_.channels,
+                                                shape_.conv_width));
     const PlannedTensor rows = RecomputedNorm();
     const PlannedTensor y = Gather(rows);
     const PlannedTensor dpartial = Work(sizes_.segment * shape_.model_dim);
-    LinearBackward(sizes_.segment, 2 * sizes_.channels, shape_.model_dim, sizes_.dtype);
+    LinearBackward(sizes_.segment, 2 * sizes_.channels, shape_.model_dim, sizes_.dtype,
+                   projection_bias());
     const PlannedTensor dy = ReduceScatter(dpartial, sizes_.dtype);
     return NormBackward(sizes_.dtype);
   }
 
  private:
   int64_t selection() const { return shape_.dt_rank + 2 * shape_.state_dim; }
+  Bias projection_bias() const { return shape_.projection_bias ? Bias::kYes : Bias::kNo; }
+  ScanScratchShape ScanShape() const {
+    return {.dtype = sizes_.dtype,
+            .tokens = sizes_.segment,
+            .channels = sizes_.channels,
+            .states = shape_.state_dim};
+  }
   bool CarriesStates() const { return sizes_.documents_cross; }
   // `rows` rows of channels for every document of the segment.
   int64_t States(int64_t rows) const {
@@ -382,7 +411,20 @@ class ExpertsMemory final : public PlannedBlock {
     }
     const PlannedTensor dweights = Work(sizes_.statistics, pairs());
     const PlannedTensor dlogits = Work(sizes_.statistics, sizes_.rows * shape_.experts);
-    LinearBackward(sizes_.rows, shape_.experts, shape_.model_dim, sizes_.statistics);
+    // The router's, whose output is not rounded.
+    const DType wide = sizes_.statistics;
+    Scratch(kernels_->Matmul({.a = wide,
+                              .b = sizes_.dtype,
+                              .c = wide,
+                              .m = shape_.experts,
+                              .n = shape_.model_dim,
+                              .k = sizes_.rows}));
+    Scratch(kernels_->Matmul({.a = wide,
+                              .b = sizes_.dtype,
+                              .c = wide,
+                              .m = sizes_.rows,
+                              .n = shape_.model_dim,
+                              .k = shape_.experts}));
     return NormBackward(sizes_.statistics);
   }
 
@@ -407,7 +449,27 @@ class ExpertsMemory final : public PlannedBlock {
   void Exchange() const {
     const PlannedTensor working = timeline_.Allocate(
         DealtMemory().working_bytes, MemoryClass::kExchange, MemoryTimeline::Rounding::kNone);
-    Linear(pairs(), 2 * shape_.hidden_dim, shape_.model_dim);
+    Scratch(kernels_->GroupedMatmul(GroupsOfTokens(2 * shape_.hidden_dim)));
+  }
+
+  // Products with weights [columns, inner].
+  GroupedScratchShape Groups(int64_t columns, int64_t inner) const {
+    return {.operands = sizes_.dtype,
+            .c = sizes_.dtype,
+            .groups = shape_.experts / sizes_.expert_ranks,
+            .rows = pairs(),
+            .columns = columns,
+            .inner = inner};
+  }
+  // The same with the tokens' rows, which come by index.
+  GroupedScratchShape GroupsOfTokens(int64_t columns) const {
+    GroupedScratchShape groups = Groups(columns, shape_.model_dim);
+    groups.is_gathered = true;
+    return groups;
+  }
+  void WeightGradients(GroupedScratchShape groups) const {
+    groups.c = sizes_.statistics;
+    Scratch(kernels_->GroupedWeightGradient(groups));
   }
 
   void RunExperts(Kept* kept) const {
@@ -424,11 +486,11 @@ class ExpertsMemory final : public PlannedBlock {
       return;
     }
     const PlannedTensor gate_up = Keep(kept, sizes_.dtype, 2 * pairs() * shape_.hidden_dim);
-    Linear(pairs(), 2 * shape_.hidden_dim, shape_.model_dim);
+    Scratch(kernels_->GroupedMatmul(GroupsOfTokens(2 * shape_.hidden_dim)));
     const PlannedTensor expert_rows =
         Keep(keeps_rows() ? kept : nullptr, sizes_.dtype, pairs() * shape_.model_dim);
     const PlannedTensor activated = Work(pairs() * shape_.hidden_dim);
-    Linear(pairs(), shape_.model_dim, shape_.hidden_dim);
+    Scratch(kernels_->GroupedMatmul(Groups(shape_.model_dim, shape_.hidden_dim)));
     if (kept == nullptr) return;
     kept->others.push_back(gate_up);
     if (keeps_rows()) kept->others.push_back(expert_rows);
@@ -443,13 +505,13 @@ class ExpertsMemory final : public PlannedBlock {
       dgate_up = Work(2 * pairs() * shape_.hidden_dim);
       {
         const PlannedTensor dactivated = Work(pairs() * shape_.hidden_dim);
-        Linear(pairs(), shape_.hidden_dim, shape_.model_dim);
+        Scratch(kernels_->GroupedMatmul(Groups(shape_.hidden_dim, shape_.model_dim)));
       }
-      Linear(pairs(), shape_.model_dim, 2 * shape_.hidden_dim);
+      Scratch(kernels_->GroupedMatmul(Groups(shape_.model_dim, 2 * shape_.hidden_dim)));
     }
-    Matmul(sizes_.statistics, 2 * shape_.hidden_dim, shape_.model_dim, pairs());
+    WeightGradients(GroupsOfTokens(2 * shape_.hidden_dim));
     const PlannedTensor activated = Work(pairs() * shape_.hidden_dim);
-    Matmul(sizes_.statistics, shape_.model_dim, shape_.hidden_dim, pairs());
+    WeightGradients(Groups(shape_.model_dim, shape_.hidden_dim));
   }
 
   std::vector<PlannedTensor> Route(const Kept* kept) const {
@@ -460,17 +522,26 @@ class ExpertsMemory final : public PlannedBlock {
     routing.push_back(Keep(kept, sizes_.statistics, pairs()));
     routing.push_back(Keep(kept, DType::kI32, pairs()));
     routing.push_back(Keep(kept, sizes_.statistics, sizes_.rows));
-    if (!is_dealt()) routing.push_back(Keep(kept, DType::kI32, shape_.experts + 1));
-    routing.push_back(Keep(kept, DType::kI32, pairs()));
-    routing.push_back(Keep(kept, DType::kI32, pairs()));
+    for (int i = 0; i < 2; ++i) routing.push_back(Keep(kept, DType::kI32, pairs()));
+    PlannedTensor offsets = Keep(kept, DType::kI32, shape_.experts + 1);
+    Scratch(kernels_->ExpertPermutation(pairs(), shape_.experts));
+    // On a device the host keeps them.
+    if (!is_dealt() && !sizes_.on_device()) routing.push_back(std::move(offsets));
     return routing;
   }
 };
 
 }  // namespace
 
+void HoldBlocks(MemoryTimeline& timeline, const KernelScratch::Blocks& blocks) {
+  std::vector<PlannedTensor> held;
+  for (const int64_t bytes : blocks) {
+    held.push_back(timeline.Allocate(bytes, MemoryClass::kWorkspace));
+  }
+}
+
 RankSizes RankSizes::Of(const ModelShape& shape, const DeviceMesh& mesh, DType dtype,
-                        int64_t microbatch_tokens, int64_t documents, int threads) {
+                        int64_t microbatch_tokens, int64_t documents, const KernelSet& kernels) {
   const int64_t contexts = mesh.size(MeshAxis::kContext);
   const int64_t tensor = mesh.size(MeshAxis::kTensor);
   RankSizes sizes{.dtype = dtype,
@@ -478,7 +549,7 @@ RankSizes RankSizes::Of(const ModelShape& shape, const DeviceMesh& mesh, DType d
                   .segment = microbatch_tokens / mesh.size(MeshAxis::kContext),
                   .tokens = microbatch_tokens,
                   .documents = documents,
-                  .threads = threads,
+                  .kernels = kernels,
                   .tensor = tensor,
                   .contexts = contexts,
                   .context_rank = mesh.coordinate(MeshAxis::kContext),

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/scratch.h"
 #include "model/model_shape.h"
 #include "parallel/device_mesh.h"
 #include "parallel/memory_timeline.h"
@@ -30,7 +31,7 @@ struct RankSizes {
   int64_t segment = 0;  // tokens of mixers and of the head
   int64_t tokens = 0;   // of the whole microbatch
   int64_t documents = 0;
-  int threads = 0;  // of the CPU kernels, whose scratch is counted; 0: none is
+  KernelSet kernels;
   PlannedRouting routing = PlannedRouting::kEven;
   int64_t tensor = 1;  // ranks of the axis
   int64_t contexts = 1;
@@ -42,7 +43,10 @@ struct RankSizes {
   int64_t heads = 0, kv_heads = 0, channels = 0, hidden_dim = 0, vocabulary = 0;
 
   static RankSizes Of(const ModelShape& shape, const DeviceMesh& mesh, DType dtype,
-                      int64_t microbatch_tokens, int64_t documents, int threads);
+                      int64_t microbatch_tokens, int64_t documents, const KernelSet& kernels);
+
+  // Whether what a microbatch reads is copied to a device.
+  bool on_device() const { return kernels.device != DeviceKind::kCpu; }
 };
 
 // A ResidualStream's tensors.
@@ -80,6 +84,9 @@ struct BlockMemories {
     return layer.feed_forward == FeedForwardKind::kExperts ? *experts : *feed_forward;
   }
 };
+
+// A kernel's scratch, taken and given back.
+void HoldBlocks(MemoryTimeline& timeline, const KernelScratch::Blocks& blocks);
 
 // shape, mesh and timeline outlive them.
 BlockMemories MakeBlockMemories(MemoryTimeline& timeline, const ModelShape& shape,

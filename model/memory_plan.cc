@@ -4,7 +4,8 @@
 #include <map>
 #include <utility>
 
-#include "kernels/scratch.h"
+#include "base/pinned_staging.h"
+#include "kernels/optimizer_update_args.h"
 #include "parallel/pipeline_schedule.h"
 
 namespace plait {
@@ -30,6 +31,7 @@ class StepMemory {
         shape_(shape),
         sizes_(sizes),
         options_(options),
+        kernels_(MakeKernelScratch(sizes.kernels)),
         memories_(MakeBlockMemories(timeline, shape, mesh, sizes)) {
     for (const LayerKind& layer : shape.layers) {
       blocks_.push_back(&memories_.mixer(layer));
@@ -42,12 +44,15 @@ class StepMemory {
       const Key key{action.chunk, action.microbatch};
       switch (action.kind) {
         case PipelineActionKind::kForward:
+          ReadMicrobatch(action.microbatch);
           Forward(options_.parts[static_cast<size_t>(action.chunk)], key);
           break;
         case PipelineActionKind::kBackward:
           Backward(options_.parts[static_cast<size_t>(action.chunk)], key);
+          if (action.chunk == 0) layouts_.erase(action.microbatch);
           break;
         case PipelineActionKind::kReceiveActivations:
+          ReadMicrobatch(action.microbatch);
           streams_[key] = {Activation(sizes_.dtype, RowElements()),
                            Activation(sizes_.dtype, RowElements())};
           break;
@@ -77,6 +82,19 @@ class StepMemory {
   }
   PlannedTensor Work(DType dtype, int64_t elements) {
     return timeline_.Allocate(dtype, elements, MemoryClass::kWorkspace);
+  }
+
+  void Scratch(const KernelScratch::Blocks& blocks) { HoldBlocks(timeline_, blocks); }
+
+  // SequenceLayout::MoveTo: positions and flags.
+  void ReadMicrobatch(int64_t microbatch) {
+    if (!sizes_.on_device() || layouts_.contains(microbatch)) return;
+    layouts_[microbatch] = {Activation(DType::kI32, sizes_.segment),
+                            Activation(sizes_.statistics, sizes_.rows)};
+  }
+  // A number for each token of the segment that a device is sent for one call.
+  PlannedTensor Sent(DType dtype) {
+    return sizes_.on_device() ? Work(dtype, sizes_.segment) : nullptr;
   }
 
   void Forward(const PlannedPart& part, const Key& key) {
@@ -129,18 +147,20 @@ class StepMemory {
 
   void Backward(const PlannedPart& part, const Key& key) {
     KeptPart& kept = kept_.at(key);
+    PlannedTensor log_probability;
     if (part.is_last) {
       if (shape_.tied_embeddings) sharder_.PrepareGradients(0);
       sharder_.Unshard(head_unit());
       sharder_.PrepareGradients(head_unit());
       sharder_.Prefetch(head_unit() - 1);
-      kept.gradient = Head();
+      kept.gradient = Head(log_probability);
       kept.hidden = nullptr;
     }
     PlannedTensor gradient = std::move(kept.gradient);
     if (part.is_last) {
       const PlannedTensor dhidden = std::move(gradient);
       gradient = Work(sizes_.dtype, RowElements());
+      Scratch(kernels_->RmsNormBackward(sizes_.dtype, sizes_.rows, shape_.model_dim));
       sharder_.ReduceGradients(head_unit());
       sharder_.Reshard(head_unit());
     }
@@ -162,7 +182,7 @@ class StepMemory {
     }
     if (part.is_first) {
       if (!shape_.tied_embeddings) sharder_.PrepareGradients(0);
-      if (sizes_.tensor > 1) Work(sizes_.dtype, SegmentElements());
+      EmbeddingBackward();
       sharder_.ReduceGradients(0);
       sharder_.Reshard(0);
       kept_.erase(key);
@@ -174,24 +194,35 @@ class StepMemory {
 
   // TokenEmbedding: of the tensor ranks each looks up its part of the vocabulary.
   PlannedTensor Embedded() {
+    const PlannedTensor ids = Sent(DType::kI32);
     PlannedTensor looked_up;
     if (sizes_.tensor > 1) looked_up = Work(sizes_.dtype, SegmentElements());
     return Activation(sizes_.dtype, RowElements());
   }
+  void EmbeddingBackward() {
+    const PlannedTensor ids = Sent(DType::kI32);
+    PlannedTensor all;
+    if (sizes_.tensor > 1) all = Work(sizes_.dtype, SegmentElements());
+    Scratch(kernels_->EmbeddingBackward(sizes_.segment, sizes_.vocabulary));
+  }
 
   // TokenLogProbabilityHead: logits and their gradient, a few tokens at a time.
-  PlannedTensor Head() {
+  // log_probability: what of it the backward of the blocks finds; a device's goes to the host.
+  PlannedTensor Head(PlannedTensor& log_probability) {
+    const PlannedTensor coefficients = Sent(sizes_.statistics);
     PlannedTensor x;
     if (sizes_.tensor > 1) x = Work(sizes_.dtype, SegmentElements());
-    const PlannedTensor log_probability = Work(sizes_.statistics, sizes_.segment);
+    log_probability = Work(sizes_.statistics, sizes_.segment);
     PlannedTensor dx = Activation(sizes_.dtype, SegmentElements());
+    const PlannedTensor targets = Sent(DType::kI32);
     HeadChunk();
+    if (sizes_.on_device()) log_probability = nullptr;
     if (sizes_.tensor == 1) return dx;
     return Activation(sizes_.dtype, RowElements());
   }
 
   void HeadChunk() {
-    const int64_t tokens = std::min(sizes_.segment, HeadChunkTokens(DeviceKind::kCpu));
+    const int64_t tokens = std::min(sizes_.segment, HeadChunkTokens(sizes_.kernels.device));
     const PlannedTensor logits = Work(sizes_.statistics, tokens * sizes_.vocabulary);
     // Each rank's part of the sums, everybody's, and the whole.
     std::vector<PlannedTensor> held;
@@ -202,11 +233,12 @@ class StepMemory {
     if (sizes_.dtype != sizes_.statistics) {
       held.push_back(Work(sizes_.dtype, tokens * sizes_.vocabulary));
     }
-    if (sizes_.threads == 0) return;
-    for (const int64_t bytes : MatmulScratch(sizes_.dtype, sizes_.dtype, tokens, shape_.model_dim,
-                                             sizes_.vocabulary, sizes_.threads)) {
-      held.push_back(timeline_.Allocate(bytes, MemoryClass::kWorkspace));
-    }
+    Scratch(kernels_->Matmul({.a = sizes_.dtype,
+                              .b = sizes_.dtype,
+                              .c = sizes_.dtype,
+                              .m = tokens,
+                              .n = shape_.model_dim,
+                              .k = sizes_.vocabulary}));
   }
 
   MemoryTimeline& timeline_;
@@ -214,10 +246,12 @@ class StepMemory {
   const ModelShape& shape_;
   const RankSizes sizes_;
   const MemoryPlanOptions& options_;
+  const std::unique_ptr<const KernelScratch> kernels_;
   BlockMemories memories_;
   std::vector<const BlockMemory*> blocks_;
   std::map<Key, PlannedStream> streams_;  // received, or to be sent
   std::map<Key, KeptPart> kept_;
+  std::map<int64_t, std::vector<PlannedTensor>> layouts_;  // of microbatches, on a device
 };
 
 // More microbatches than these do not hold more, but for canonical sums.
@@ -297,6 +331,24 @@ std::vector<BlockKindMemory> MemoryOfKinds(const ModelShape& shape, const Device
   return kinds;
 }
 
+// Tokens twice, targets, positions, flags, coefficients and log-probabilities; then the sums that
+// the gradients' norm is made of. Without offsets and sums of blocks, some KiB.
+int64_t PinnedBytes(const RankSizes& sizes, const SharderMemory& sharder) {
+  int64_t pinned = 0;
+  const auto take = [&pinned](DType dtype, int64_t elements) {
+    const size_t bytes = static_cast<size_t>(elements) * SizeOf(dtype);
+    if (bytes > PinnedStaging::kMaxBytes) return;
+    pinned += static_cast<int64_t>(Allocator::RoundedSize(bytes));
+  };
+  for (int i = 0; i < 4; ++i) take(DType::kI32, sizes.segment);
+  take(sizes.statistics, sizes.rows);
+  for (int i = 0; i < 2; ++i) take(sizes.statistics, sizes.segment);
+  for (const int64_t elements : sharder.OwnElements()) {
+    take(DType::kF64, (elements + kSquaredNormTile - 1) / kSquaredNormTile);
+  }
+  return pinned;
+}
+
 }  // namespace
 
 std::vector<PlannedPart> PartsOfStage(const DeviceMesh& mesh, std::span<const BlockRange> parts) {
@@ -317,6 +369,10 @@ MemoryPlan PlanMemory(const DeviceMesh& mesh, LanguageModel& model, const RankSi
     RankSizes routed = sizes;
     routed.routing = routing;
     MemoryTimeline timeline;
+    std::vector<PlannedTensor> libraries;
+    for (const int64_t bytes : MakeKernelScratch(sizes.kernels)->Kept()) {
+      libraries.push_back(timeline.Allocate(bytes, MemoryClass::kWorkspace));
+    }
     SharderMemory sharder(timeline, mesh, model.Units(), options.sharder, options.windows);
     sharder.HoldMoments();
     StepMemory step(timeline, sharder, model.shape(), mesh, routed, options);
@@ -325,6 +381,7 @@ MemoryPlan PlanMemory(const DeviceMesh& mesh, LanguageModel& model, const RankSi
     plan.total = timeline.peak();
     plan.classes = timeline.at_peak();
     plan.worst_total = std::max(plan.worst_total, plan.total);
+    if (sizes.on_device()) plan.pinned = PinnedBytes(sizes, sharder);
   }
   plan.kinds = MemoryOfKinds(model.shape(), mesh, sizes, options);
   return plan;

@@ -1,8 +1,9 @@
 // What one rank holds in a step of training: the model's passes in the order of the pipeline's
 // schedule, and the sharder under them, played on a timeline. Nothing is computed and no memory is
-// taken. Counted: everything that comes from Execution's allocator, in its size classes, and the
-// rank's part of windows that the ranks of a host share. Not counted: a batch's tokens and offsets
-// (28 bytes a token), temporaries inside the CPU's communicators, code and libraries.
+// taken. Counted: everything that comes from Execution's allocator, in its size classes, kernels'
+// scratch with it (kernels/scratch.h says what of that is not), and the rank's part of windows that
+// the ranks of a host share. Not counted: a batch's tokens and offsets on the host (28 bytes a
+// token), temporaries inside communicators, code and libraries.
 #pragma once
 
 #include <cstdint>
@@ -46,6 +47,9 @@ struct MemoryPlan {
   int64_t total = 0;                  // most bytes held at a time
   MemoryTimeline::Classes classes{};  // of what `total` consists
   int64_t worst_total = 0;            // where all tokens choose experts of one rank
+  // Of the host, pinned for a device's copies (base/pinned_staging.h): at most, where the device
+  // has come to nothing of what one microbatch sends and fetches, nor to the gradients' norm.
+  int64_t pinned = 0;
   std::vector<BlockKindMemory> kinds;
 };
 

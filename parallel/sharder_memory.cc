@@ -93,18 +93,36 @@ void SharderMemory::HoldMoments() {
   for (const Unit& unit : units_) {
     for (const Section& section : unit.sections) {
       const DType statistics = StatisticsDType(section.layout.dtype);
-      const int64_t share = section.layout.share(shares(section));
-      const int64_t begin = group(section).shard->rank() * share;
-      for (size_t k = 0; k < section.sizes.size(); ++k) {
-        const ShardSpec::Range range =
-            PartInShare(section.layout.offsets[k], section.sizes[k], begin, begin + share);
+      for (const int64_t elements : OwnElements(section)) {
         for (int moment = 0; moment < 2; ++moment) {
-          states_.push_back(
-              timeline_.Allocate(statistics, range.end - range.begin, MemoryClass::kOptimizer));
+          states_.push_back(timeline_.Allocate(statistics, elements, MemoryClass::kOptimizer));
         }
       }
     }
   }
+}
+
+std::vector<int64_t> SharderMemory::OwnElements(const Section& section) const {
+  std::vector<int64_t> elements;
+  const int64_t share = section.layout.share(shares(section));
+  const int64_t begin = group(section).shard->rank() * share;
+  for (size_t k = 0; k < section.sizes.size(); ++k) {
+    const ShardSpec::Range range =
+        PartInShare(section.layout.offsets[k], section.sizes[k], begin, begin + share);
+    elements.push_back(range.end - range.begin);
+  }
+  return elements;
+}
+
+std::vector<int64_t> SharderMemory::OwnElements() const {
+  std::vector<int64_t> elements;
+  for (const Unit& unit : units_) {
+    for (const Section& section : unit.sections) {
+      const std::vector<int64_t> own = OwnElements(section);
+      elements.insert(elements.end(), own.begin(), own.end());
+    }
+  }
+  return elements;
 }
 
 void SharderMemory::Unshard(int unit) {

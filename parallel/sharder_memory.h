@@ -25,6 +25,9 @@ class SharderMemory {
   // AdamW's two moments of every parameter's shard.
   void HoldMoments();
 
+  // Of every parameter's shard on this rank.
+  std::vector<int64_t> OwnElements() const;
+
   void Unshard(int unit);
   void Prefetch(int unit);
   void Reshard(int unit);
@@ -59,6 +62,7 @@ class SharderMemory {
   }
   int64_t shares(const Section& section) const { return group(section).shard->size(); }
   bool direct(MeshGroup group) const { return !exchanges_[static_cast<int>(group)]; }
+  std::vector<int64_t> OwnElements(const Section& section) const;
   int64_t GradientBytes(const Section& section) const;
   void AllocateStates();
   void AllocateExchanges();

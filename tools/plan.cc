@@ -73,6 +73,7 @@ Json StageJson(const Plan& plan, const StagePlan& stage) {
   Json memory = {{"total_bytes", stage.memory.total},
                  {"worst_routing_total_bytes", stage.memory.worst_total},
                  {"device_bytes", plan.machine.memory_bytes},
+                 {"pinned_bytes", stage.memory.pinned},
                  {"classes", Json::object()},
                  {"blocks", Json::array()}};
   for (int c = 0; c < kNumMemoryClasses; ++c) {
@@ -154,6 +155,10 @@ void PrintMemory(const Plan& plan, const StagePlan& stage) {
   if (stage.memory.worst_total > stage.memory.total) {
     std::printf("    %-25s%10s  if every token chose experts of one rank\n", "at worst",
                 BytesText(stage.memory.worst_total).c_str());
+  }
+  if (stage.memory.pinned > 0) {
+    std::printf("    %-25s%10s  of the host, beside that\n", "pinned",
+                BytesText(stage.memory.pinned).c_str());
   }
   std::printf("  activations by block         blocks       kept  workspace\n");
   for (const BlockKindMemory& kind : stage.memory.kinds) {

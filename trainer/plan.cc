@@ -69,7 +69,7 @@ absl::StatusOr<std::vector<PlannedRank>> RanksOfStages(const Recipe& recipe, int
 }
 
 StagePlan PlanStage(const Recipe& recipe, const Stage& stage, std::span<const PlannedRank> ranks,
-                    const Plan& plan) {
+                    const KernelSet& kernels, const Plan& plan) {
   StagePlan result{.name = stage.name(),
                    .row_tokens = stage.row_tokens(),
                    .microbatch_tokens = stage.rows_per_microbatch() * stage.row_tokens(),
@@ -83,7 +83,7 @@ StagePlan PlanStage(const Recipe& recipe, const Stage& stage, std::span<const Pl
     LanguageModel& model = *rank.model;
     const RankSizes sizes =
         RankSizes::Of(model.shape(), mesh, model.dtype(), result.microbatch_tokens,
-                      stage.rows_per_microbatch(), static_cast<int>(plan.threads_per_rank));
+                      stage.rows_per_microbatch(), kernels);
     const MemoryPlanOptions options{.recomputation = plan.recomputation,
                                     .sharder = sharder,
                                     .windows = plan.windows,
@@ -133,8 +133,11 @@ absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlanOptions& options) 
   for (int axis = 0; axis < kNumMeshAxes; ++axis) {
     plan.sizes[axis] = ranks[0].mesh->size(static_cast<MeshAxis>(axis));
   }
+  const KernelSet kernels = {.device = is_cpu ? DeviceKind::kCpu : DeviceKind::kCuda,
+                             .threads = static_cast<int>(plan.threads_per_rank),
+                             .libraries = options.libraries};
   for (const Stage& stage : recipe.stages()) {
-    plan.stages.push_back(PlanStage(recipe, stage, ranks, plan));
+    plan.stages.push_back(PlanStage(recipe, stage, ranks, kernels, plan));
   }
   return plan;
 }

@@ -28,6 +28,8 @@ struct PlanOptions {
   // CPU kernels' threads, whose scratch memory is counted, where the recipe does not say; 0: cores
   // of this process / ranks.
   int64_t threads_per_rank = 0;
+  // Of a device.
+  DeviceLibraries libraries = DeviceLibraries::kPresent;
 };
 
 // One stage of the recipe.

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "base/execution.h"
 #include "kernels/attention_args.h"
+#include "kernels/scratch.h"
 
 namespace plait::cuda {
 
@@ -17,5 +18,6 @@ std::string AcceptsAttentionForward(const AttentionForwardArgs& args);
 absl::Status AttentionForward(Execution& execution, const AttentionForwardArgs& args);
 std::string AcceptsAttentionBackward(const AttentionBackwardArgs& args);
 absl::Status AttentionBackward(Execution& execution, const AttentionBackwardArgs& args);
+KernelScratch::Blocks AttentionBackwardScratch(const AttentionScratchShape& shape);
 
 }  // namespace plait::cuda

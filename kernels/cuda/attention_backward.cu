@@ -256,4 +256,8 @@ absl::Status AttentionBackward(Execution& execution, const AttentionBackwardArgs
   });
 }
 
+KernelScratch::Blocks AttentionBackwardScratch(const AttentionScratchShape& shape) {
+  return {shape.heads * shape.queries * static_cast<int64_t>(SizeOf(StatisticsDType(shape.dtype)))};
+}
+
 }  // namespace plait::cuda

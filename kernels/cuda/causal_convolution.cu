@@ -504,4 +504,16 @@ absl::Status CausalConvolutionBackward(Execution& execution,
   });
 }
 
+KernelScratch::Blocks CausalConvolutionBackwardScratch(DType dtype, int64_t tokens,
+                                                       int64_t channels, int64_t width) {
+  if (channels == 0) return {};
+  return DispatchFloating(dtype, [&](auto t) -> KernelScratch::Blocks {
+    using T = typename decltype(t)::Type;
+    const bool packs = width == kWidth && channels % kBackwardChannels<T> == 0;
+    const Runs runs = MakeRuns(tokens, channels, packs ? kBackwardChannels<T> : 1);
+    return {std::max<int64_t>(runs.count(), 1) * (width + 1) * channels *
+            static_cast<int64_t>(sizeof(Accumulator<T>))};
+  });
+}
+
 }  // namespace plait::cuda

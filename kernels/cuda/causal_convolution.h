@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "base/execution.h"
 #include "kernels/causal_convolution_args.h"
+#include "kernels/scratch.h"
 
 namespace plait::cuda {
 
@@ -18,5 +19,8 @@ absl::Status CausalConvolutionForward(Execution& execution,
 std::string AcceptsCausalConvolutionBackward(const CausalConvolutionBackwardArgs& args);
 absl::Status CausalConvolutionBackward(Execution& execution,
                                        const CausalConvolutionBackwardArgs& args);
+// Of rows that are aligned to 16 bytes; others take less.
+KernelScratch::Blocks CausalConvolutionBackwardScratch(DType dtype, int64_t tokens,
+                                                       int64_t channels, int64_t width);
 
 }  // namespace plait::cuda

@@ -28,7 +28,6 @@ namespace graph = cudnn_frontend::graph;
 using TensorOf = std::shared_ptr<graph::Tensor_attributes>;
 
 constexpr size_t kOrderedSumsVersion = 92500;  // see CudnnBackwardCalls
-constexpr int64_t kMaxScoreBytes = int64_t{4} << 30;
 constexpr int kHopper = 90;
 
 // The tensors of a graph by their ids. Those up to kDv have rows of heads; the id of their offsets
@@ -222,7 +221,7 @@ bool HasOrderedSums() {
 // above it orders the sums of dq instead, where it can.
 void LimitScoreBytes() {
   static const int failed = setenv("CUDNN_FRONTEND_ATTN_DP_WORKSPACE_LIMIT",
-                                   absl::StrCat(kMaxScoreBytes).c_str(), /*overwrite=*/1);
+                                   absl::StrCat(kMaxCudnnScoreBytes).c_str(), /*overwrite=*/1);
   static_cast<void>(failed);
 }
 
@@ -341,7 +340,7 @@ absl::Status CudnnAttentionForward(Execution& execution, const AttentionForwardA
 }
 
 std::string AcceptsCudnnAttentionBackward(const AttentionBackwardArgs& args) {
-  std::string reason = CudnnRefuses(args, HasOrderedSums() ? 0 : kMaxScoreBytes);
+  std::string reason = CudnnRefuses(args, HasOrderedSums() ? 0 : kMaxCudnnScoreBytes);
   return reason.empty() ? CudnnMissing() : reason;
 }
 
@@ -360,9 +359,9 @@ absl::Status CudnnAttentionBackward(Execution& execution, const AttentionBackwar
   matrices[kDq] = args.dq;
   matrices[kDk] = args.dk;
   matrices[kDv] = args.dv;
-  PLAIT_ASSIGN_OR_RETURN(
-      const bool done, Run(execution, layout, CudnnBackwardCalls(layout, kMaxScoreBytes), matrices,
-                           kBackwardIds, /*statistics=*/true));
+  PLAIT_ASSIGN_OR_RETURN(const bool done,
+                         Run(execution, layout, CudnnBackwardCalls(layout, kMaxCudnnScoreBytes),
+                             matrices, kBackwardIds, /*statistics=*/true));
   return done ? absl::OkStatus() : AttentionBackward(execution, args);
 }
 

@@ -73,6 +73,16 @@ int64_t CudnnScoreBytes(const AttentionLayout& layout, const CudnnAttentionCall&
   return call.batch * call.kv_heads * HeadScoreBytes(layout, call.queries, call.keys);
 }
 
+int64_t CudnnBackwardBytes(const AttentionLayout& layout, const CudnnAttentionCall& call) {
+  const int64_t group = layout.heads / layout.kv_heads, heads = group * call.kv_heads;
+  const int64_t sums = 4 * call.batch * heads * call.queries;
+  // Padded in bf16, or packed in f32 with what is between the rows of dk and dv.
+  const int64_t padded = 2 * 2 * call.batch * call.keys * heads * layout.head_dim;
+  const int64_t packed =
+      2 * 4 * layout.key_offsets[layout.documents] * layout.heads * layout.head_dim;
+  return CudnnScoreBytes(layout, call) + sums + (group > 1 ? std::min(padded, packed) : 0);
+}
+
 std::vector<CudnnAttentionCall> CudnnForwardCalls(const AttentionLayout& layout) {
   std::vector<int64_t> documents;
   for (int64_t s = 0; s < layout.documents; ++s) {

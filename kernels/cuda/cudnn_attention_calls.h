@@ -28,8 +28,16 @@ std::vector<CudnnAttentionCall> CudnnForwardCalls(const AttentionLayout& layout)
 std::vector<CudnnAttentionCall> CudnnBackwardCalls(const AttentionLayout& layout,
                                                    int64_t max_score_bytes);
 
+// For the gradients of scores of one call of the backward, at most.
+inline constexpr int64_t kMaxCudnnScoreBytes = int64_t{4} << 30;
+
 // Bytes of the gradients of all scores of a call.
 int64_t CudnnScoreBytes(const AttentionLayout& layout, const CudnnAttentionCall& call);
+
+// Bytes that cudnn-frontend's graph of a call of the backward asks for: the gradients of scores, a
+// sum for each query and head, and where heads share keys, dk and dv of every head. cuDNN's own
+// engine may add to it.
+int64_t CudnnBackwardBytes(const AttentionLayout& layout, const CudnnAttentionCall& call);
 
 // A call's lengths and offsets, as 4-byte words for the device.
 struct CudnnCallWords {

@@ -89,6 +89,16 @@ constexpr int kRowThreads = 8;
 constexpr int64_t kMinRows = 64;
 constexpr int64_t kColumnSumBlocks = 528;
 
+// Rows are shared out in stretches of equal length.
+struct Stretches {
+  Stretches(int64_t row_count, int64_t column_blocks) {
+    const int64_t wanted = std::max<int64_t>(1, kColumnSumBlocks / column_blocks);
+    rows = std::max(kMinRows, (row_count + wanted - 1) / wanted);
+    count = (row_count + rows - 1) / rows;
+  }
+  int64_t rows, count;
+};
+
 // Block (column block, stretch): partial[stretch, columns of the block]. Threads along y share the
 // stretch's rows out, and their sums are joined in order.
 template <class T, int kVector>
@@ -194,18 +204,27 @@ absl::Status ColumnSum(Execution& execution, const ColumnSumArgs& args) {
       constexpr int kCount = decltype(count)::value;
       constexpr int64_t kBlockColumns = kColumnThreads * kCount;
       const int64_t column_blocks = (columns + kBlockColumns - 1) / kBlockColumns;
-      const int64_t wanted = std::max<int64_t>(1, kColumnSumBlocks / column_blocks);
-      const int64_t stretch = std::max(kMinRows, (rows + wanted - 1) / wanted);
-      const int64_t parts = (rows + stretch - 1) / stretch;
+      const Stretches stretches(rows, column_blocks);
+      const int64_t parts = stretches.count;
       Tensor partial = execution.Empty(DTypeOf<A>::value, {parts, columns});
       PLAIT_RETURN_IF_ERROR(ToStatus(
           LaunchKernel(ColumnSumKernel<T, kCount>, {static_cast<unsigned>(column_blocks * parts)},
                        {kColumnThreads, kRowThreads}, 0, execution.compute().handle(), args.x,
-                       stretch, static_cast<unsigned>(column_blocks), partial.data<A>()),
+                       stretches.rows, static_cast<unsigned>(column_blocks), partial.data<A>()),
           "column_sum"));
       return AddPartials(execution, partial.data<A>(), parts, columns, args.sums.as<A>(),
                          "column_sum");
     });
+  });
+}
+
+KernelScratch::Blocks ColumnSumScratch(DType dtype, int64_t rows, int64_t columns) {
+  if (rows == 0 || columns == 0) return {};
+  return DispatchFloating(dtype, [&](auto t) -> KernelScratch::Blocks {
+    using T = typename decltype(t)::Type;
+    constexpr int64_t kBlockColumns = int64_t{kColumnThreads} * kVectorElements<T>;
+    const Stretches stretches(rows, (columns + kBlockColumns - 1) / kBlockColumns);
+    return {stretches.count * columns * static_cast<int64_t>(sizeof(Accumulator<T>))};
   });
 }
 

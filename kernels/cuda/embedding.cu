@@ -211,4 +211,9 @@ absl::Status EmbeddingBackward(Execution& execution, const EmbeddingBackwardArgs
   });
 }
 
+KernelScratch::Blocks EmbeddingBackwardScratch(int64_t tokens, int64_t vocabulary) {
+  if (tokens == 0) return {};
+  return {4 * (2 * vocabulary + 1), 4 * vocabulary, 4 * 2 * tokens};
+}
+
 }  // namespace plait::cuda

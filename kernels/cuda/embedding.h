@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "base/execution.h"
 #include "kernels/embedding_args.h"
+#include "kernels/scratch.h"
 
 namespace plait::cuda {
 
@@ -16,5 +17,6 @@ std::string AcceptsEmbeddingForward(const EmbeddingForwardArgs& args);
 absl::Status EmbeddingForward(Execution& execution, const EmbeddingForwardArgs& args);
 std::string AcceptsEmbeddingBackward(const EmbeddingBackwardArgs& args);
 absl::Status EmbeddingBackward(Execution& execution, const EmbeddingBackwardArgs& args);
+KernelScratch::Blocks EmbeddingBackwardScratch(int64_t tokens, int64_t vocabulary);
 
 }  // namespace plait::cuda

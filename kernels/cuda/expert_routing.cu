@@ -357,6 +357,11 @@ absl::Status ExpertPermutation(Execution& execution, const ExpertPermutationArgs
       "expert permutation");
 }
 
+KernelScratch::Blocks ExpertPermutationScratch(int64_t pairs, int64_t experts) {
+  if (pairs == 0) return {};
+  return {4 * experts * int64_t{BlocksFor(pairs, kTilePairs)}};
+}
+
 std::string AcceptsCombineRows(const CombineRowsArgs& args) {
   if (!IsFloating(args.out.dtype)) return Name(args.out.dtype);
   const bool widens = args.rows.dtype == DType::kBf16 && args.out.dtype == DType::kF32;

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "base/execution.h"
 #include "kernels/expert_routing_args.h"
+#include "kernels/scratch.h"
 
 namespace plait::cuda {
 
@@ -21,6 +22,7 @@ absl::Status RouterBackward(Execution& execution, const RouterBackwardArgs& args
 // At most 2048 experts. Scratch: four bytes for each expert and 2048 pairs.
 std::string AcceptsExpertPermutation(const ExpertPermutationArgs& args);
 absl::Status ExpertPermutation(Execution& execution, const ExpertPermutationArgs& args);
+KernelScratch::Blocks ExpertPermutationScratch(int64_t pairs, int64_t experts);
 
 // bf16, f32 and f64, rows and out alike.
 std::string AcceptsCombineRows(const CombineRowsArgs& args);

@@ -120,4 +120,14 @@ absl::Status LibraryGroupedWeightGradient(Execution& execution,
   return absl::OkStatus();
 }
 
+bool AcceptsLibraryGroups(int64_t rows, int64_t groups, int64_t weights) {
+  return RefusesFineGroups(rows, groups, weights).empty();
+}
+
+KernelScratch::Blocks LibraryGroupedScratch(const GroupedScratchShape& shape) {
+  if (!shape.is_gathered) return {};
+  return {std::min(shape.rows, kMaxGatheredRows) * shape.inner *
+          static_cast<int64_t>(SizeOf(shape.operands))};
+}
+
 }  // namespace plait::cuda

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "base/execution.h"
 #include "kernels/grouped_matmul_args.h"
+#include "kernels/scratch.h"
 
 namespace plait::cuda {
 
@@ -18,5 +19,9 @@ absl::Status LibraryGroupedMatmul(Execution& execution, const GroupedMatmulArgs&
 std::string AcceptsLibraryGroupedWeightGradient(const GroupedWeightGradientArgs& args);
 absl::Status LibraryGroupedWeightGradient(Execution& execution,
                                           const GroupedWeightGradientArgs& args);
+// Whether it accepts products with so many rows in all groups, and weights of each.
+bool AcceptsLibraryGroups(int64_t rows, int64_t groups, int64_t weights);
+// Of either, without that of the products.
+KernelScratch::Blocks LibraryGroupedScratch(const GroupedScratchShape& shape);
 
 }  // namespace plait::cuda

@@ -13,7 +13,6 @@
 namespace plait::cuda {
 namespace {
 
-constexpr int64_t kWorkspaceBytes = int64_t{32} << 20;
 // Rows of experts differ from step to step: the choices kept are forgotten when so many.
 constexpr size_t kMaxChoices = 4096;
 
@@ -50,7 +49,7 @@ class CublasLt {
   absl::Status Multiply(Execution& execution, const MatmulArgs& args) {
     if (handle_ == nullptr) {
       PLAIT_RETURN_IF_ERROR(ToStatus(cublasLtCreate(&handle_), "starting"));
-      workspace_ = execution.Empty(DType::kBf16, {kWorkspaceBytes / 2});
+      workspace_ = execution.Empty(DType::kBf16, {kLibraryWorkspaceBytes / 2});
     }
     const Key key = KeyOf(args);
     auto found = choices_.find(key);
@@ -69,7 +68,7 @@ class CublasLt {
                        wide ? static_cast<const void*>(&alpha) : &alpha_f32, args.b.data, &choice.b,
                        args.a.data, &choice.a, wide ? static_cast<const void*>(&beta) : &beta_f32,
                        args.c.data, &choice.c, args.c.data, &choice.c, &choice.algorithm,
-                       workspace_.raw(), kWorkspaceBytes,
+                       workspace_.raw(), kLibraryWorkspaceBytes,
                        static_cast<cudaStream_t>(execution.compute().handle())),
         "multiplying");
   }
@@ -136,8 +135,8 @@ class CublasLt {
           cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value)),
           "preferences");
     };
-    PLAIT_RETURN_IF_ERROR(
-        prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kWorkspaceBytes)));
+    PLAIT_RETURN_IF_ERROR(prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                 static_cast<uint64_t>(kLibraryWorkspaceBytes)));
     // Neither partial sums rounded to the output nor parts added to it one by one.
     PLAIT_RETURN_IF_ERROR(prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                                  static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE)));

@@ -4,8 +4,8 @@
 // cuBLASLt's algorithm is its heuristic's first for the shape, strides, alignments and dtypes of
 // the call, asked for once and kept by the execution: equal calls give equal bits, while a row's
 // bits may change with the number of rows beside it. Partial sums are added in the dtype of the
-// sum, in a fixed order; f32 is multiplied in full precision, never as TF32. Workspace: 32 MiB an
-// execution, whatever the shapes.
+// sum, in a fixed order; f32 is multiplied in full precision, never as TF32. Workspace:
+// kLibraryWorkspaceBytes an execution, whatever the shapes.
 #pragma once
 
 #include "absl/status/status.h"
@@ -13,6 +13,8 @@
 #include "kernels/matmul_args.h"
 
 namespace plait::cuda {
+
+inline constexpr int64_t kLibraryWorkspaceBytes = int64_t{32} << 20;
 
 // Whether LibraryProduct takes operands of dtype `operand` to c of dtype `c`: bf16 to bf16 or f32,
 // f32 to f32, f64 to f64.

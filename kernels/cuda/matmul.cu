@@ -54,8 +54,10 @@ __global__ void __launch_bounds__(kBlockThreads)
 }
 
 // Row strides of scratch are whole vectors of 16 bytes, which the library multiplies faster.
+int64_t ScratchStride(int64_t columns) { return (columns + 7) / 8 * 8; }
+
 Tensor Scratch(Execution& execution, DType dtype, int64_t rows, int64_t columns) {
-  return execution.Empty(dtype, {rows, (columns + 7) / 8 * 8});
+  return execution.Empty(dtype, {rows, ScratchStride(columns)});
 }
 
 // `view` itself, or a copy in `dtype` that `scratch` holds.
@@ -96,10 +98,15 @@ absl::Status Finish(Execution& execution, const ConstMatrixView& sums, DType sum
 }
 
 // The dtype of both operands and of the sum of their products.
-DType OperandDType(const MatmulArgs& args) {
-  const auto any = [&](DType dtype) { return args.a.dtype == dtype || args.b.dtype == dtype; };
-  if (any(DType::kF64) || args.c.dtype == DType::kF64) return DType::kF64;
+DType OperandDType(DType a, DType b, DType c) {
+  const auto any = [&](DType dtype) { return a == dtype || b == dtype; };
+  if (any(DType::kF64) || c == DType::kF64) return DType::kF64;
   return any(DType::kF32) ? DType::kF32 : DType::kBf16;
+}
+
+// Whether c is not the library's: its sums go to scratch first.
+bool FinishesFromScratch(DType operand, DType c, bool has_bias) {
+  return !HasLibraryProduct(operand, c) || (has_bias && c == DType::kBf16);
 }
 
 }  // namespace
@@ -114,7 +121,8 @@ std::string AcceptsMatmul(const MatmulArgs& args) {
 
 absl::Status Matmul(Execution& execution, const MatmulArgs& args) {
   if (args.c.rows == 0 || args.c.columns == 0) return absl::OkStatus();
-  const DType operand = OperandDType(args), sum = StatisticsDType(operand);
+  const DType operand = OperandDType(args.a.dtype, args.b.dtype, args.c.dtype);
+  const DType sum = StatisticsDType(operand);
   const int64_t k = args.transpose_a == Transpose::kYes ? args.a.rows : args.a.columns;
   if (k == 0) {
     if (args.accumulate == Accumulate::kYes) return absl::OkStatus();
@@ -125,8 +133,7 @@ absl::Status Matmul(Execution& execution, const MatmulArgs& args) {
   Tensor wide_a, wide_b, sums;
   PLAIT_ASSIGN_OR_RETURN(product.a, Widened(execution, args.a, operand, wide_a));
   PLAIT_ASSIGN_OR_RETURN(product.b, Widened(execution, args.b, operand, wide_b));
-  const bool rounds_late = args.bias && args.c.dtype == DType::kBf16;
-  if (!HasLibraryProduct(operand, args.c.dtype) || rounds_late) {
+  if (FinishesFromScratch(operand, args.c.dtype, static_cast<bool>(args.bias))) {
     sums = Scratch(execution, sum, args.c.rows, args.c.columns);
     product.c = sums.columns(0, args.c.columns);
     product.accumulate = Accumulate::kNo;
@@ -134,6 +141,21 @@ absl::Status Matmul(Execution& execution, const MatmulArgs& args) {
   PLAIT_RETURN_IF_ERROR(LibraryProduct(execution, product));
   if (!sums && !args.bias) return absl::OkStatus();
   return Finish(execution, product.c, sum, args);
+}
+
+KernelScratch::Blocks MatmulScratch(const MatmulScratchShape& shape) {
+  if (shape.m == 0 || shape.n == 0 || shape.k == 0) return {};
+  const DType operand = OperandDType(shape.a, shape.b, shape.c);
+  KernelScratch::Blocks blocks;
+  const auto take = [&blocks](DType dtype, int64_t rows, int64_t columns) {
+    blocks.push_back(rows * ScratchStride(columns) * static_cast<int64_t>(SizeOf(dtype)));
+  };
+  if (shape.a != operand) take(operand, shape.m, shape.k);
+  if (shape.b != operand) take(operand, shape.k, shape.n);
+  if (FinishesFromScratch(operand, shape.c, shape.has_bias)) {
+    take(StatisticsDType(operand), shape.m, shape.n);
+  }
+  return blocks;
 }
 
 }  // namespace plait::cuda

@@ -10,11 +10,13 @@
 #include "absl/status/status.h"
 #include "base/execution.h"
 #include "kernels/matmul_args.h"
+#include "kernels/scratch.h"
 
 namespace plait::cuda {
 
 // bf16, f32 and f64 in any mix.
 std::string AcceptsMatmul(const MatmulArgs& args);
 absl::Status Matmul(Execution& execution, const MatmulArgs& args);
+KernelScratch::Blocks MatmulScratch(const MatmulScratchShape& shape);
 
 }  // namespace plait::cuda

@@ -34,6 +34,12 @@ struct RowThreads {
   unsigned x, y;
 };
 
+// Blocks of the backward.
+int64_t NumPartials(int64_t tokens, const RowThreads& threads) {
+  const int64_t per_block = std::max(1u, kRowBlockThreads / (threads.x * threads.y));
+  return std::min((tokens + threads.y - 1) / threads.y, kPartialBlocks * per_block);
+}
+
 template <class A>
 __device__ __forceinline__ A InverseSqrt(A x) {
   return A{1} / SquareRoot(x);
@@ -328,9 +334,7 @@ absl::Status RmsNormBackward(Execution& execution, const RmsNormBackwardArgs& ar
     return DispatchVector<kVector>(aligned, [&](auto count) -> absl::Status {
       constexpr int kCount = decltype(count)::value;
       const RowThreads threads(dim, kHeld<T, kCount>);
-      const int64_t per_block = std::max(1u, kRowBlockThreads / (threads.x * threads.y));
-      const int64_t blocks =
-          std::min((tokens + threads.y - 1) / threads.y, kPartialBlocks * per_block);
+      const int64_t blocks = NumPartials(tokens, threads);
       Tensor partial = execution.Empty(DTypeOf<A>::value, {blocks, dim});
       PLAIT_RETURN_IF_ERROR(
           ToStatus(LaunchKernel(BackwardKernel<T, W, kCount>, {static_cast<unsigned>(blocks)},
@@ -340,6 +344,15 @@ absl::Status RmsNormBackward(Execution& execution, const RmsNormBackwardArgs& ar
       return AddPartials(execution, partial.data<A>(), blocks, dim, args.dweight.as<A>(),
                          "rms_norm backward");
     });
+  });
+}
+
+KernelScratch::Blocks RmsNormBackwardScratch(DType dtype, int64_t tokens, int64_t dim) {
+  if (tokens == 0 || dim == 0) return {};
+  return DispatchFloating(dtype, [&](auto t) -> KernelScratch::Blocks {
+    using T = typename decltype(t)::Type;
+    const RowThreads threads(dim, kHeld<T, kVectorElements<T>>);
+    return {NumPartials(tokens, threads) * dim * static_cast<int64_t>(sizeof(Accumulator<T>))};
   });
 }
 

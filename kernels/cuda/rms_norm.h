@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "base/execution.h"
 #include "kernels/rms_norm_args.h"
+#include "kernels/scratch.h"
 
 namespace plait::cuda {
 
@@ -15,5 +16,7 @@ std::string AcceptsRmsNormForward(const RmsNormForwardArgs& args);
 absl::Status RmsNormForward(Execution& execution, const RmsNormForwardArgs& args);
 std::string AcceptsRmsNormBackward(const RmsNormBackwardArgs& args);
 absl::Status RmsNormBackward(Execution& execution, const RmsNormBackwardArgs& args);
+// Of rows that are aligned to 16 bytes.
+KernelScratch::Blocks RmsNormBackwardScratch(DType dtype, int64_t tokens, int64_t dim);
 
 }  // namespace plait::cuda

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "base/execution.h"
+#include "kernels/scratch.h"
 #include "kernels/selective_scan_args.h"
 
 namespace plait::cuda {
@@ -17,7 +18,9 @@ namespace plait::cuda {
 std::string AcceptsSelectiveScanInputs(const SelectiveScanInputs& in);
 std::string AcceptsSelectiveScanForward(const SelectiveScanForwardArgs& args);
 absl::Status SelectiveScanForward(Execution& execution, const SelectiveScanForwardArgs& args);
+KernelScratch::Blocks SelectiveScanForwardScratch(const ScanScratchShape& shape);
 std::string AcceptsSelectiveScanBackward(const SelectiveScanBackwardArgs& args);
 absl::Status SelectiveScanBackward(Execution& execution, const SelectiveScanBackwardArgs& args);
+KernelScratch::Blocks SelectiveScanBackwardScratch(const ScanScratchShape& shape);
 
 }  // namespace plait::cuda

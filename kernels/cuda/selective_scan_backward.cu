@@ -1,3 +1,5 @@
+#include <numeric>
+
 #include "base/status_macros.h"
 #include "kernels/cuda/any_floating.h"
 #include "kernels/cuda/device.h"
@@ -474,6 +476,27 @@ absl::Status SelectiveScanBackward(Execution& execution, const SelectiveScanBack
   return DispatchFloating(args.in.x.dtype, [&](auto t) {
     return Backward<typename decltype(t)::Type>(execution, args);
   });
+}
+
+KernelScratch::Blocks SelectiveScanBackwardScratch(const ScanScratchShape& shape) {
+  if (shape.tokens == 0 || shape.channels == 0) return {};
+  const DType inner = StatisticsDType(shape.dtype);
+  const auto size = static_cast<int64_t>(SizeOf(inner));
+  const ScanSegments segments = CutIntoScanSegments(shape.tokens, shape.channels);
+  const ScanBlock block = inner == DType::kF64 ? BackwardBlock<double>(shape.channels, shape.states)
+                                               : BackwardBlock<float>(shape.channels, shape.states);
+  if (block.threads == 0) return {};
+  const int64_t blocks = (shape.channels + block.threads - 1) / block.threads;
+  KernelScratch::Blocks scan = {blocks * shape.tokens * 2 * PaddedStates(shape.states) * size,
+                                segments.count() * (shape.states + 2) * shape.channels * size};
+  if (segments.count() == 1) return scan;
+  // First the states at segments, then what the scan itself takes beside them.
+  KernelScratch::Blocks summaries = StatesAtSegmentsScratch(shape, segments);
+  scan.insert(scan.begin(), summaries[0]);
+  const auto sum = [](const KernelScratch::Blocks& bytes) {
+    return std::accumulate(bytes.begin(), bytes.end(), int64_t{0});
+  };
+  return sum(summaries) > sum(scan) ? summaries : scan;
 }
 
 }  // namespace plait::cuda

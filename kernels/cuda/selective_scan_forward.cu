@@ -199,4 +199,10 @@ absl::Status SelectiveScanForward(Execution& execution, const SelectiveScanForwa
   });
 }
 
+KernelScratch::Blocks SelectiveScanForwardScratch(const ScanScratchShape& shape) {
+  const ScanSegments segments = CutIntoScanSegments(shape.tokens, shape.channels);
+  if (segments.count() == 1) return {};
+  return StatesAtSegmentsScratch(shape, segments);
+}
+
 }  // namespace plait::cuda

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "base/execution.h"
 #include "base/tensor.h"
+#include "kernels/scratch.h"
 #include "kernels/selective_scan_args.h"
 
 namespace plait::cuda {
@@ -50,6 +51,10 @@ absl::StatusOr<Tensor> StateGradientsAfterSegments(Execution& execution,
                                                    const SelectiveScanBackwardArgs& args,
                                                    const int32_t* offsets,
                                                    const ScanSegments& segments);
+
+// What either takes while it runs; the first block is the result.
+KernelScratch::Blocks StatesAtSegmentsScratch(const ScanScratchShape& shape,
+                                              const ScanSegments& segments);
 
 // Contiguous, of f32 or f64: for arguments that results may lie upon.
 absl::StatusOr<Tensor> CopyOfStates(Execution& execution, const ConstMatrixView& states);

@@ -353,6 +353,13 @@ absl::StatusOr<Tensor> StateGradientsAfterSegments(Execution& execution,
                                                             .segments = segments});
 }
 
+KernelScratch::Blocks StatesAtSegmentsScratch(const ScanScratchShape& shape,
+                                              const ScanSegments& segments) {
+  const auto size = static_cast<int64_t>(SizeOf(StatisticsDType(shape.dtype)));
+  const int64_t sums = segments.count() * shape.channels * size, states = shape.states * sums;
+  return {states, states, sums};
+}
+
 absl::StatusOr<Tensor> CopyOfStates(Execution& execution, const ConstMatrixView& states) {
   Tensor copy = execution.Empty(states.dtype, {states.rows, states.columns});
   PLAIT_RETURN_IF_ERROR(DispatchWide(states.dtype, [&](auto a) {

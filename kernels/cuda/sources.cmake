@@ -3,6 +3,7 @@
 set(PLAIT_DEVICE_SOURCES
   device_copies.cc
   library_grouped_matmul.cc
+  scratch.cc
   attention.cu
   attention_backward.cu
   attention_merge.cu

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/status_macros.h"
+#include "kernels/cuda/runtime.h"
 #include "parallel/local_communicator.h"
 #include "recipes/schema/recipe.pb.h"
 #include "tests/support/status_matchers.h"
@@ -80,14 +81,20 @@ recipe::v1::Recipe RecipeOf(const SmallRecipe& small, int ranks) {
   return ResolvedRecipe(text, overrides, ranks);
 }
 
-// Most bytes that each rank held in two steps.
-std::vector<int64_t> MeasuredPeaks(const recipe::v1::Recipe& recipe, int ranks) {
-  std::vector<int64_t> peaks(static_cast<size_t>(ranks));
+// As planned: a row is a document.
+std::vector<Batch> BatchesOf(const recipe::v1::Recipe& recipe) {
   std::vector<Batch> batches = RandomStep(recipe, /*stage=*/0);
-  for (Batch& batch : batches) {  // as planned: a row is a document
+  for (Batch& batch : batches) {
     const auto tokens = static_cast<int32_t>(batch.tokens.num_elements());
     batch.document_offsets = Tensor::FromValues<int32_t>({2}, {0, tokens});
   }
+  return batches;
+}
+
+// Most bytes that each rank held in two steps.
+std::vector<int64_t> MeasuredPeaks(const recipe::v1::Recipe& recipe, int ranks) {
+  std::vector<int64_t> peaks(static_cast<size_t>(ranks));
+  const std::vector<Batch> batches = BatchesOf(recipe);
   EXPECT_OK(RunLocalRanks(ranks, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
     Execution execution{{.num_threads = 1}};
     PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe, world));
@@ -107,6 +114,43 @@ void ExpectPlanned(const recipe::v1::Recipe& recipe, int ranks) {
     std::printf("  %d ranks: planned %.3f MB, measured %.3f MB, %+.2f %%\n", ranks, 1e-6 * planned,
                 1e-6 * static_cast<double>(measured),
                 100 * (planned / static_cast<double>(measured) - 1));
+  }
+}
+
+// Smaller, for the emulated device: of its memory the most that a step of two microbatches held.
+// With many states that is when the scan's partial sums are there.
+TEST(MemoryPlanTest, ADeviceHoldsWhatThePlanSays) {
+  const std::vector<SmallRecipe> all = SmallRecipes();
+  SmallRecipe bias = all[2];
+  bias.name = "Mamba alone, bf16, with projection biases and many states";
+  bias.overrides.insert(
+      bias.overrides.end(),
+      {"model.mamba.projection_bias=true", "model.mamba.state_dim=128", "trainer.precision=BF16"});
+  SmallRecipe narrow = all[0];
+  narrow.name = "hybrid, bf16";
+  narrow.overrides.push_back("trainer.precision=BF16");
+  cuda::AllowEmulation();
+  ASSERT_OK_AND_ASSIGN(const auto runtime, cuda::Runtime(0));
+  for (SmallRecipe small : {all[1], all[4], all[6], bias, narrow}) {
+    SCOPED_TRACE(small.name);
+    for (const char* size : {"model.vocabulary=128", "model.model_dim=64", "model.hidden_dim=96",
+                             "stages.0.row_tokens=128", "stages.0.tokens_per_step=256"}) {
+      small.overrides.emplace_back(size);
+    }
+    const recipe::v1::Recipe recipe = RecipeOf(small, 1);
+    ASSERT_OK_AND_ASSIGN(
+        const Plan plan,
+        MakePlan(recipe, {.device = "H100", .libraries = DeviceLibraries::kEmulated}));
+    const auto planned = static_cast<double>(plan.stages[0].memory.total);
+    Execution execution({.device = {DeviceKind::kCuda, 0}, .runtime = runtime, .num_threads = 1});
+    ASSERT_OK_AND_ASSIGN(const auto fresh, FreshModel::Create(execution, recipe));
+    ASSERT_OK(fresh->step->Run(BatchesOf(recipe), 1e-3).status());
+    const auto measured = static_cast<double>(fresh->runtime.AllocatedBytesPeak(execution));
+    EXPECT_NEAR(planned, measured, kTolerance * measured);
+    EXPECT_GT(execution.pinned_bytes_peak(), 0u);
+    EXPECT_LE(static_cast<int64_t>(execution.pinned_bytes_peak()), plan.stages[0].memory.pinned);
+    std::printf("%s on a device: planned %.3f MB, measured %.3f MB, %+.2f %%\n", small.name.c_str(),
+                1e-6 * planned, 1e-6 * measured, 100 * (planned / measured - 1));
   }
 }
 
