@@ -81,6 +81,7 @@ Json StepJson(const StepMetrics& metrics) {
                {"share_of_gemm_peak", nullptr},
                {"memory_bytes", metrics.memory_bytes},
                {"allocated_bytes_peak", metrics.allocated_bytes_peak},
+               {"pinned_bytes_peak", metrics.pinned_bytes_peak},
                {"communication_wait_seconds", metrics.communication_wait_seconds},
                {"data_wait_seconds", metrics.data_wait_seconds},
                {"step_seconds", metrics.step_seconds},
@@ -114,8 +115,11 @@ std::string ConsoleLine(const StepMetrics& metrics, int64_t total_steps) {
         &line, " (%.1f %% of GEMM peak)",
         100 * metrics.model_flops_per_second() / metrics.gemm_peak_flops_per_second);
   }
-  absl::StrAppendFormat(&line, "  %d MB  wait %.3f s", metrics.memory_bytes >> 20,
-                        metrics.data_wait_seconds);
+  absl::StrAppendFormat(&line, "  %d MB", metrics.memory_bytes >> 20);
+  if (metrics.device != DeviceKind::kCpu) {
+    absl::StrAppendFormat(&line, ", device %d MB", metrics.allocated_bytes_peak >> 20);
+  }
+  absl::StrAppendFormat(&line, "  wait %.3f s", metrics.data_wait_seconds);
   if (metrics.num_ranks > 1) {
     absl::StrAppendFormat(&line, "  comm %.1f %%",
                           100 * metrics.communication_wait_seconds / metrics.step_seconds);

@@ -25,6 +25,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/device.h"
 #include "trainer/evaluation.h"
 #include "trainer/training_step.h"
 
@@ -39,8 +40,10 @@ struct StepMetrics {
   double data_wait_seconds = 0;
   double model_flops = 0;                 // of the step
   double gemm_peak_flops_per_second = 0;  // 0: not measured
-  int64_t memory_bytes = 0;               // peak of rank 0's process
-  int64_t allocated_bytes_peak = 0;       // of rank 0's tensors, so far
+  DeviceKind device = DeviceKind::kCpu;
+  int64_t memory_bytes = 0;               // peak of rank 0's process, on the host
+  int64_t allocated_bytes_peak = 0;       // of rank 0's tensors, so far; on its device
+  int64_t pinned_bytes_peak = 0;          // of the host, for the device's copies; 0: on the CPU
   double communication_wait_seconds = 0;  // that rank 0 spent waiting for other ranks
   int num_ranks = 1;
   std::string parameter_digest;  // after the step; empty: not asked for

@@ -81,6 +81,7 @@ absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
   }
   result.memory_bytes = PeakResidentBytes();
   result.allocated_bytes_peak = fresh->runtime.AllocatedBytesPeak(execution);
+  result.pinned_bytes_peak = static_cast<int64_t>(execution.pinned_bytes_peak());
   if (fresh->runtime.model->dtype() != DType::kF64) {
     PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak,
                            MeasureGemmPeak(execution, fresh->runtime.model->dtype()));

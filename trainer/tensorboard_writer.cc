@@ -149,6 +149,10 @@ absl::Status TensorBoardWriter::WriteStep(const StepMetrics& metrics) {
   Add(summary, "wait/data_seconds", metrics.data_wait_seconds);
   Add(summary, "wait/communication_seconds", metrics.communication_wait_seconds);
   Add(summary, "memory_gigabytes", 1e-9 * static_cast<double>(metrics.memory_bytes));
+  if (metrics.device != DeviceKind::kCpu) {
+    Add(summary, "device_memory_gigabytes",
+        1e-9 * static_cast<double>(metrics.allocated_bytes_peak));
+  }
   for (const BlockActivations& block : result.watch.blocks)
     Add(summary, absl::StrCat("activation_maximum/", block.name), block.absolute_max);
   for (const ExpertActivations& experts : result.watch.experts) AddExperts(summary, experts);

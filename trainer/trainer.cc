@@ -118,6 +118,7 @@ struct Trainer::State {
   ParameterCount parameters;
   double fair_cores = 1;  // of this rank
   double gemm_peak_flops_per_second = 0;
+  int64_t allocated_bytes_peak = 0;
 
   int64_t step = 0;  // done
   int64_t tokens = 0;
@@ -354,7 +355,10 @@ absl::Status Trainer::State::RunStep(PrefetchingLoader& loader, const Stage& sta
   step_metrics.model_flops =
       step_metrics.result.counts.real_tokens * ModelFlopsPerToken(parameters, stage.row_tokens());
   step_metrics.memory_bytes = PeakResidentBytes();
-  step_metrics.allocated_bytes_peak = runtime.AllocatedBytesPeak(execution);
+  allocated_bytes_peak = std::max(allocated_bytes_peak, runtime.AllocatedBytesPeak(execution));
+  step_metrics.device = execution.device().kind;
+  step_metrics.allocated_bytes_peak = allocated_bytes_peak;
+  step_metrics.pinned_bytes_peak = static_cast<int64_t>(execution.pinned_bytes_peak());
   step_metrics.num_ranks = options.world->size();
   step_metrics.communication_wait_seconds =
       1e-9 * static_cast<double>(options.world->ledger().waited_nanoseconds() - waited);
@@ -452,6 +456,7 @@ absl::Status Trainer::State::MeasurePeak() {
   PLAIT_RETURN_IF_ERROR(world.Barrier());
   PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak,
                          MeasureGemmPeak(execution, runtime.model->dtype(), kSecondsPerShape));
+  execution.allocator().ResetPeak();  // its matrices are no step's
   // The best of short products is that of cores of one's own, which ranks beyond the cores have
   // not.
   double sum = peak.best_flops_per_second *

@@ -122,6 +122,22 @@ TEST_F(MetricsTest, TheConsoleLineHasTheMostImportant) {
               HasSubstr("step 20/500 short_rows  loss 2.7500 (lm 2.5000)"));
 }
 
+TEST_F(MetricsTest, TheMemoryOfADeviceIsTold) {
+  StepMetrics metrics = SomeStep(3);
+  metrics.memory_bytes = int64_t{300} << 20;
+  metrics.allocated_bytes_peak = int64_t{5000} << 20;
+  EXPECT_THAT(ConsoleLine(metrics, 500), HasSubstr("  300 MB  wait"));
+  metrics.device = DeviceKind::kCuda;
+  metrics.pinned_bytes_peak = 1 << 16;
+  EXPECT_THAT(ConsoleLine(metrics, 500), HasSubstr("  300 MB, device 5000 MB  wait"));
+  ASSERT_OK_AND_ASSIGN(MetricsFile file, MetricsFile::Open(path(), 0));
+  ASSERT_OK(file.WriteStep(metrics));
+  const nlohmann::json line = Lines(path()).at(0);
+  EXPECT_EQ(line["memory_bytes"], int64_t{300} << 20);
+  EXPECT_EQ(line["allocated_bytes_peak"], int64_t{5000} << 20);
+  EXPECT_EQ(line["pinned_bytes_peak"], 1 << 16);
+}
+
 TEST_F(MetricsTest, TheConsoleLineOfSeveralRanksHasTheirShareOfWaiting) {
   StepMetrics metrics = SomeStep(20);
   metrics.communication_wait_seconds = 0.006;

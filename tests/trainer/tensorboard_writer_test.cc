@@ -110,6 +110,8 @@ TEST_F(TensorBoardWriterTest, AStepHasItsScalars) {
   metrics.model_flops = 1e9;
   metrics.gemm_peak_flops_per_second = 8e9;
   metrics.memory_bytes = 3'000'000'000;
+  metrics.device = DeviceKind::kCuda;
+  metrics.allocated_bytes_peak = 5'000'000'000;
   ASSERT_OK(writer.WriteStep(metrics));
   const std::vector<Message> events = Events(writer.path());
   ASSERT_EQ(events.size(), 3u);
@@ -128,6 +130,7 @@ TEST_F(TensorBoardWriterTest, AStepHasItsScalars) {
       {"wait/data_seconds", 0.0625f},
       {"wait/communication_seconds", 0.03125f},
       {"memory_gigabytes", 3},
+      {"device_memory_gigabytes", 5},
       {"activation_maximum/block", 7},
       {"activation_maximum/layer.experts", 5},
       {"expert_load/layer/busiest_rank_over_mean", 1.75f},
