@@ -63,7 +63,7 @@ class Execution {
   // The same for as many bytes as `to` has.
   absl::Status Send(const void* from, Tensor& to);
 
-  // Most bytes of the host's memory that this execution had pinned at a time.
+  // Most bytes of pinned memory of the host that were in use at a time; 0 on the CPU.
   size_t pinned_bytes_peak() const { return staging_ == nullptr ? 0 : staging_->bytes_peak(); }
 
   // Gives outstanding communication a chance to move. Called between kernels.

@@ -53,7 +53,8 @@ class PinnedStaging {
   // Of a tensor on the device, in the order of the stream.
   absl::StatusOr<HostCopy> Fetch(Stream& stream, const Tensor& tensor);
 
-  // Most bytes of pinned memory that were in use at a time.
+  // Most bytes of pinned memory that were in use at a time; blocks that wait for their next use are
+  // not in it.
   size_t bytes_peak() const { return pinned_->bytes_in_use_peak(); }
 
  private:

@@ -47,8 +47,9 @@ struct MemoryPlan {
   int64_t total = 0;                  // most bytes held at a time
   MemoryTimeline::Classes classes{};  // of what `total` consists
   int64_t worst_total = 0;            // where all tokens choose experts of one rank
-  // Of the host, pinned for a device's copies (base/pinned_staging.h): at most, where the device
-  // has come to nothing of what one microbatch sends and fetches, nor to the gradients' norm.
+  // Of the host, pinned for a device's copies in a step (base/pinned_staging.h): at most, where the
+  // device has come to nothing of what one microbatch sends and fetches, nor to the gradients'
+  // norm.
   int64_t pinned = 0;
   std::vector<BlockKindMemory> kinds;
 };
