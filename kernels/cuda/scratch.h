@@ -1,7 +1,7 @@
 // Memory that a CUDA device's kernels take, as their headers say it. For libraries that the
 // emulation does not have, what plait asks for them: cuBLASLt's workspace, cuDNN's as of
 // CudnnBackwardBytes, rows gathered for CUTLASS. Not counted: what cuDNN's and CUTLASS's kernels
-// take beyond (a few MiB; a tensor map for each multiprocessor), copies of offsets
+// take beyond (tensor maps for each multiprocessor; cuDNN does not say), copies of offsets
 // (device_copies.h; some 100 KiB), and what the driver and libraries hold outside of the allocator.
 #pragma once
 
