@@ -343,9 +343,9 @@ int64_t PinnedBytes(const RankSizes& sizes, const SharderMemory& sharder) {
   for (int i = 0; i < 4; ++i) take(DType::kI32, sizes.segment);
   take(sizes.statistics, sizes.rows);
   for (int i = 0; i < 2; ++i) take(sizes.statistics, sizes.segment);
-  for (const int64_t elements : sharder.OwnElements()) {
-    take(DType::kF64, (elements + kSquaredNormTile - 1) / kSquaredNormTile);
-  }
+  int64_t tiles = 0;
+  for (const int64_t elements : sharder.OwnElements()) tiles += SquaredNormTiles(elements);
+  take(DType::kF64, tiles);
   return pinned;
 }
 

@@ -41,6 +41,9 @@ class Communicator {
   CollectiveLedger& ledger() const { return *ledger_; }
   // Whether calls on a device's stream move the device's memory.
   virtual bool reaches_device() const { return false; }
+  // Most bytes of the device's memory that this rank's communicators of this kind had for
+  // themselves at a time: no Execution's allocator counts them.
+  virtual int64_t device_bytes_peak() const { return 0; }
 
   // output = the inputs of all ranks, in rank order. output.size = size() x input.size. The input
   // may be its own place in the output.

@@ -49,6 +49,14 @@ class StreamScratch {
     return Tensor::Empty(*allocator, dtype, {elements});
   }
 
+  int64_t bytes_peak() const {
+    int64_t bytes = 0;
+    for (const auto& [stream, allocator] : allocators_) {
+      bytes += static_cast<int64_t>(allocator->bytes_in_use_peak());
+    }
+    return bytes;
+  }
+
  private:
   std::shared_ptr<DeviceRuntime> runtime_;
   std::map<StreamHandle, std::shared_ptr<Allocator>> allocators_;
@@ -128,6 +136,7 @@ class NcclCommunicator final : public Communicator {
   }
 
   bool reaches_device() const override { return true; }
+  int64_t device_bytes_peak() const override { return state_->scratch.bytes_peak(); }
   void Abort(std::string_view reason, int exit_code) override {
     session().Fail(absl::AbortedError(absl::StrCat(
         "rank ", ledger().rank(), ": ", absl::string_view(reason.data(), reason.size()))));

@@ -123,7 +123,8 @@ absl::StatusOr<ModelRuntime> ModelRuntime::Create(Execution& execution, const Re
 }
 
 int64_t ModelRuntime::AllocatedBytesPeak(const Execution& execution) const {
-  return static_cast<int64_t>(execution.allocator().bytes_in_use_peak()) + sharder->window_bytes();
+  return static_cast<int64_t>(execution.allocator().bytes_in_use_peak()) + sharder->window_bytes() +
+         mesh->world().device_bytes_peak();
 }
 
 absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const Recipe& recipe, int fair_threads,

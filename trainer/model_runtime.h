@@ -35,8 +35,8 @@ struct ModelRuntime {
       Execution& execution, const recipe::v1::Recipe& recipe,
       std::shared_ptr<Communicator> world = MakeSingleRankCommunicator());
 
-  // Most bytes of tensors that this rank held at a time: its Execution's, and its part of memory
-  // that the ranks of a host share.
+  // Most bytes of tensors that this rank held at a time: its Execution's, its part of memory that
+  // the ranks of a host share, and what its communicators add up in on a device.
   int64_t AllocatedBytesPeak(const Execution& execution) const;
 };
 
