@@ -111,8 +111,8 @@ absl::StatusOr<Routing> MixtureOfExpertsBlock::Route(Execution& execution, const
     return routing;
   }
   PLAIT_ASSIGN_OR_RETURN(const Tensor choices, execution.ToHost(routing.choices));
-  auto schedule = exchange_.Schedule(execution, choices.data<int32_t>(), tokens, experts_per_token_,
-                                     wave_tokens_);
+  auto schedule =
+      exchange_.Schedule(choices.data<int32_t>(), tokens, experts_per_token_, wave_tokens_);
   if (!schedule.ok()) return Annotate(schedule.status(), name_);
   routing.schedule = *std::move(schedule);
   for (const ExpertSchedule::Wave& wave : routing.schedule->waves()) {

@@ -24,8 +24,7 @@ absl::StatusOr<ExpertExchange> ExpertExchange::Create(Communicator& ranks, int64
 }
 
 absl::StatusOr<std::shared_ptr<const ExpertSchedule>> ExpertExchange::Schedule(
-    Execution& execution, const int32_t* choices, int64_t tokens, int64_t experts_per_token,
-    int64_t wave_tokens) const {
+    const int32_t* choices, int64_t tokens, int64_t experts_per_token, int64_t wave_tokens) const {
   const ExpertSizes sizes{.tokens = tokens,
                           .ranks = ranks_->size(),
                           .experts = experts_,

@@ -53,8 +53,7 @@ class ExpertExchange {
 
   // Collective. choices: host, [tokens, experts_per_token], as many tokens on every rank. The host
   // waits for the counts: the one wait of a step in its middle.
-  absl::StatusOr<std::shared_ptr<const ExpertSchedule>> Schedule(Execution& execution,
-                                                                 const int32_t* choices,
+  absl::StatusOr<std::shared_ptr<const ExpertSchedule>> Schedule(const int32_t* choices,
                                                                  int64_t tokens,
                                                                  int64_t experts_per_token,
                                                                  int64_t wave_tokens) const;

@@ -277,7 +277,8 @@ absl::StatusOr<std::vector<LayoutDifference>> CompareWithOneRank(
       layout.ranks(), [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
         world->ledger().set_check(true);
         const auto execution = device_of_rank(world->rank());
-        PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*world, execution.status()));
+        const absl::Status found = AgreeOnStatus(*world, execution.status());
+        if (!found.ok()) return found;
         PLAIT_ASSIGN_OR_RETURN(auto own, CompareWithOneRank(world, model, precision, layout,
                                                             one_rank, fault, *execution));
         if (world->rank() == 0) differences = std::move(own);

@@ -209,7 +209,8 @@ absl::StatusOr<PackingVerdict> CheckPacking(CheckedModel model, DType precision,
   PLAIT_RETURN_IF_ERROR(RunLocalRanks(
       layout.ranks(), [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
         const auto execution = device_of_rank(world->rank());
-        PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*world, execution.status()));
+        const absl::Status found = AgreeOnStatus(*world, execution.status());
+        if (!found.ok()) return found;
         PLAIT_ASSIGN_OR_RETURN(const PackingVerdict own,
                                CheckPacking(world, model, precision, layout, fault, *execution));
         if (world->rank() == 0) verdict = own;

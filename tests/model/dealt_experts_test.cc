@@ -373,9 +373,8 @@ absl::StatusOr<Peak> RunMeasured(Communicator& world, const ExpertSizes& sizes,
   Tensor out = Tensor::OnHost(dtype, y.shape()), dy = Tensor::OnHost(DType::kF32, y.shape());
   Tensor drow_weights = Tensor::OnHost(DType::kF32, {tokens});
   std::vector<DealtExperts::SavedWave> saved;
-  PLAIT_ASSIGN_OR_RETURN(
-      routing.schedule,
-      exchange.Schedule(execution, routing.choices.data<int32_t>(), tokens, 1, sizes.wave_tokens));
+  PLAIT_ASSIGN_OR_RETURN(routing.schedule, exchange.Schedule(routing.choices.data<int32_t>(),
+                                                             tokens, 1, sizes.wave_tokens));
   execution.allocator().ResetPeak();
   Peak peak{.recomputed = routing.schedule->num_recomputed()};
   PLAIT_RETURN_IF_ERROR(dealt.Forward(

@@ -45,7 +45,7 @@ absl::Status ExchangeThereAndBack(const std::shared_ptr<Communicator>& world, in
   const std::vector<int32_t> choices = ChoicesOfRank(world->rank());
   PLAIT_ASSIGN_OR_RETURN(const ExpertExchange exchange, ExpertExchange::Create(*world, kExperts));
   PLAIT_ASSIGN_OR_RETURN(const auto schedule,
-                         exchange.Schedule(execution, choices.data(), kTokens,
+                         exchange.Schedule(choices.data(), kTokens,
                                            /*experts_per_token=*/1, wave_tokens));
   for (const ExpertSchedule::Wave& wave : schedule->waves()) {
     PLAIT_ASSIGN_OR_RETURN(const ExpertExchange::Plan plan, exchange.PlanOf(execution, wave));
@@ -112,7 +112,7 @@ TEST(ExpertExchangeTest, RejectsAChoiceThatIsNoExpert) {
   const auto world = MakeSingleRankCommunicator();
   ASSERT_OK_AND_ASSIGN(const ExpertExchange exchange, ExpertExchange::Create(*world, 3));
   const std::vector<int32_t> choices = {0, 3};
-  EXPECT_THAT(exchange.Schedule(execution, choices.data(), 2, 1, 0),
+  EXPECT_THAT(exchange.Schedule(choices.data(), 2, 1, 0),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        HasSubstr("choices[1]: expected 0 to 2, got 3")));
 }
@@ -122,7 +122,7 @@ TEST(ExpertExchangeTest, RejectsAnotherNumberOfRows) {
   const auto world = MakeSingleRankCommunicator();
   ASSERT_OK_AND_ASSIGN(const ExpertExchange exchange, ExpertExchange::Create(*world, 3));
   const std::vector<int32_t> choices = {0, 2};
-  ASSERT_OK_AND_ASSIGN(const auto schedule, exchange.Schedule(execution, choices.data(), 2, 1, 0));
+  ASSERT_OK_AND_ASSIGN(const auto schedule, exchange.Schedule(choices.data(), 2, 1, 0));
   ASSERT_OK_AND_ASSIGN(const ExpertExchange::Plan plan,
                        exchange.PlanOf(execution, schedule->waves()[0]));
   EXPECT_THAT(exchange.Dispatch(execution, plan, UniformTensor({3, 4}, 1)),

@@ -112,14 +112,12 @@ class CountingRuntime final : public DeviceRuntime {
 };
 
 // Of the second of two equal steps.
-absl::StatusOr<CountingRuntime::Counts> CountsOfAStep(const recipe::v1::Recipe& recipe,
-                                                      int* parameters) {
+absl::StatusOr<CountingRuntime::Counts> CountsOfAStep(const recipe::v1::Recipe& recipe) {
   cuda::AllowEmulation();
   PLAIT_ASSIGN_OR_RETURN(auto device, cuda::Runtime(0));
   const auto runtime = std::make_shared<CountingRuntime>(std::move(device));
   Execution execution({.device = {DeviceKind::kCuda, 0}, .runtime = runtime, .num_threads = 1});
   PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe));
-  *parameters = static_cast<int>(fresh->runtime.sharder->sharded().size());
   const std::vector<Batch> batches = RandomStep(recipe, /*stage=*/0);
   PLAIT_RETURN_IF_ERROR(fresh->step->Run(batches, 1e-3).status());
   runtime->counts = {};
@@ -129,24 +127,22 @@ absl::StatusOr<CountingRuntime::Counts> CountsOfAStep(const recipe::v1::Recipe& 
 
 constexpr int kMicrobatches = 2;
 constexpr int kExpertBlocks = 2;  // of the tiny model
+constexpr int kNorm = 1;          // of all gradients
 
 TEST(DeviceWaitsTest, ADenseModelWaitsForItsLossesAndForTheNorm) {
-  int parameters = 0;
   ASSERT_OK_AND_ASSIGN(const auto counts,
-                       CountsOfAStep(ResolvedRecipe(TinyLlamaRecipeText("unused")), &parameters));
-  EXPECT_EQ(counts.events, 2 * kMicrobatches + parameters);
+                       CountsOfAStep(ResolvedRecipe(TinyLlamaRecipeText("unused"))));
+  EXPECT_EQ(counts.events, 2 * kMicrobatches + kNorm);
   EXPECT_EQ(counts.streams, 0);
   EXPECT_EQ(counts.unpinned, 0);
   EXPECT_EQ(counts.pinnings, 0);
 }
 
 TEST(DeviceWaitsTest, AnExpertBlockWaitsOnceAndNotWhenItIsRecomputed) {
-  int parameters = 0;
   ASSERT_OK_AND_ASSIGN(
       const auto counts,
-      CountsOfAStep(ResolvedRecipe(TinyRecipeText("unused"), {"trainer.recomputation=BLOCKS"}),
-                    &parameters));
-  EXPECT_EQ(counts.events, (2 + kExpertBlocks) * kMicrobatches + parameters);
+      CountsOfAStep(ResolvedRecipe(TinyRecipeText("unused"), {"trainer.recomputation=BLOCKS"})));
+  EXPECT_EQ(counts.events, (2 + kExpertBlocks) * kMicrobatches + kNorm);
   EXPECT_EQ(counts.streams, 0);
   EXPECT_EQ(counts.unpinned, 0);
 }
@@ -156,9 +152,8 @@ TEST(DeviceWaitsTest, TheLossOnExpertsOutputsWaitsTwiceMore) {
   std::string text = TinyRecipeText("unused");
   const std::string loss = "activation_loss {";
   text.insert(text.find(loss) + loss.size(), " sites: [EXPERT_OUTPUT]");
-  int parameters = 0;
-  ASSERT_OK_AND_ASSIGN(const auto counts, CountsOfAStep(ResolvedRecipe(text), &parameters));
-  EXPECT_EQ(counts.events, (2 + (1 + 3 + 5) * kExpertBlocks) * kMicrobatches + parameters);
+  ASSERT_OK_AND_ASSIGN(const auto counts, CountsOfAStep(ResolvedRecipe(text)));
+  EXPECT_EQ(counts.events, (2 + (1 + 3 + 5) * kExpertBlocks) * kMicrobatches + kNorm);
   EXPECT_EQ(counts.streams, 0);
   EXPECT_EQ(counts.unpinned, 0);
 }
