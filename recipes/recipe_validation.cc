@@ -271,8 +271,9 @@ std::vector<RecipeProblem> RecipeProblems(const Recipe& recipe, int64_t world_si
   }
   CheckTrainer(resolved.trainer(), problems);
   if (resolved.parallel().device_sums() == recipe::v1::Parallel::NCCL &&
-      resolved.trainer().device() == recipe::v1::Trainer::CPU) {
-    problems.Add("parallel.device_sums", "NCCL", "is for GPUs; remove it or trainer.device = CPU");
+      resolved.trainer().device() != recipe::v1::Trainer::CUDA) {
+    problems.Add("parallel.device_sums", "NCCL",
+                 "is for GPUs; remove it or set trainer.device = CUDA");
   }
   if (resolved.debug().has_stop_after_steps()) {
     problems.AtLeast<int64_t>("debug.stop_after_steps", resolved.debug().stop_after_steps(), 1);

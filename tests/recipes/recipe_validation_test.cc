@@ -334,6 +334,9 @@ INSTANTIATE_TEST_SUITE_P(
                   "recipe model.tied_embeddings = true is not built for parallel.pipeline = 2; "
                   "untie them or use one stage",
                   2},
+        BadRecipe{kHybrid, "parallel.device_sums=NCCL",
+                  "recipe parallel.device_sums = NCCL is for GPUs; remove it or set trainer.device "
+                  "= CUDA"},
         BadRecipe{kHybrid, "stages.1.tokens_per_step=2048 stages.0.tokens_per_step=128",
                   "recipe stages.0.tokens_per_step = 128 makes 1 microbatches, not a multiple of "
                   "the data-parallel size 2",
