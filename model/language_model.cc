@@ -46,6 +46,16 @@ Tensor LossCoefficients(const Microbatch& microbatch, const StepCounts& counts, 
   return coefficients;
 }
 
+MicrobatchLosses LossesOf(double language_model, const AuxiliaryLosses& auxiliary,
+                          ActivationWatch watch, Tensor log_probability) {
+  return {.language_model = language_model,
+          .balance = auxiliary.balance,
+          .z = auxiliary.z,
+          .activation = auxiliary.activation,
+          .watch = std::move(watch),
+          .log_probability = std::move(log_probability)};
+}
+
 }  // namespace
 
 LanguageModel::LanguageModel(const ModelShape& shape, DType dtype, Recomputation recomputation,
@@ -350,12 +360,8 @@ absl::StatusOr<MicrobatchLosses> LanguageModel::LossAndGradient(Execution& execu
                          Auxiliary(execution, microbatch.layout, saved, counts));
   PLAIT_RETURN_IF_ERROR(Backward(execution, sharder, microbatch, auxiliary, head.dhidden, saved));
   PLAIT_ASSIGN_OR_RETURN(Tensor log_probability, head.log_probability.Wait());
-  return MicrobatchLosses{.language_model = LanguageModelLoss(microbatch, log_probability, counts),
-                          .balance = auxiliary.balance,
-                          .z = auxiliary.z,
-                          .activation = auxiliary.activation,
-                          .watch = std::move(saved.watch),
-                          .log_probability = std::move(log_probability)};
+  const double language_model = LanguageModelLoss(microbatch, log_probability, counts);
+  return LossesOf(language_model, auxiliary, std::move(saved.watch), std::move(log_probability));
 }
 
 absl::StatusOr<Tensor> LanguageModel::LogProbabilities(Execution& execution,
@@ -377,12 +383,8 @@ absl::StatusOr<MicrobatchLosses> LanguageModel::Losses(Execution& execution,
                          Auxiliary(execution, microbatch.layout, saved, counts));
   PLAIT_ASSIGN_OR_RETURN(Tensor log_probability,
                          HeadLogProbabilities(execution, sharder, hidden, microbatch));
-  return MicrobatchLosses{.language_model = LanguageModelLoss(microbatch, log_probability, counts),
-                          .balance = auxiliary.balance,
-                          .z = auxiliary.z,
-                          .activation = auxiliary.activation,
-                          .watch = std::move(saved.watch),
-                          .log_probability = std::move(log_probability)};
+  const double language_model = LanguageModelLoss(microbatch, log_probability, counts);
+  return LossesOf(language_model, auxiliary, std::move(saved.watch), std::move(log_probability));
 }
 
 }  // namespace plait
