@@ -277,9 +277,8 @@ class NcclCommunicator final : public Communicator {
   absl::StatusOr<Event> DoSendAndReceive(Stream& stream, std::span<const Sending> sends,
                                          std::span<const Receiving> receives) override {
     if (OnHost(stream)) return ByHost(&Communicator::DoSendAndReceive, stream, sends, receives);
-    PLAIT_RETURN_IF_ERROR(Submit("send and receive", [&](NcclApi& nccl, NcclHandle handle) {
-      NcclResult result = nccl.GroupStart();
-      if (IsError(result)) return result;
+    PLAIT_RETURN_IF_ERROR(AsOne("send and receive", [&](NcclApi& nccl, NcclHandle handle) {
+      NcclResult result = NcclResult::kSuccess;
       for (const auto& [buffer, peer] : sends) {
         if (buffer.size == 0) continue;
         result = First(result, nccl.Send(buffer.data, buffer.size, buffer.dtype, peer, handle,
@@ -290,7 +289,7 @@ class NcclCommunicator final : public Communicator {
         result = First(result, nccl.Receive(buffer.data, buffer.size, buffer.dtype, peer, handle,
                                             stream.handle()));
       }
-      return First(result, nccl.GroupEnd());
+      return result;
     }));
     return Record(stream);
   }
@@ -337,18 +336,27 @@ class NcclCommunicator final : public Communicator {
   absl::Status Submit(std::string_view what, const NcclSession::Call& call) {
     return session().Submit(*channel_, what, call);
   }
+  // The calls that body(nccl, handle) makes, as one.
+  template <class Body>
+  absl::Status AsOne(std::string_view what, const Body& body) {
+    return Submit(what, [&](NcclApi& nccl, NcclHandle handle) {
+      const NcclResult started = nccl.GroupStart();
+      if (IsError(started)) return started;
+      const NcclResult result = body(nccl, handle);
+      return First(result, nccl.GroupEnd());
+    });
+  }
   // body(nccl, handle, peer) of every peer, as one call.
   template <class Body>
   absl::Status Together(std::string_view what, const Body& body) {
     if (size() == 1) return session().status();
-    return Submit(what, [&](NcclApi& nccl, NcclHandle handle) {
-      NcclResult result = nccl.GroupStart();
-      if (IsError(result)) return result;
+    return AsOne(what, [&](NcclApi& nccl, NcclHandle handle) {
+      NcclResult result = NcclResult::kSuccess;
       // Each rank begins with its right neighbour, so that not all begin with the same one.
       for (int step = 1; step < size() && !IsError(result); ++step) {
         result = body(nccl, handle, (rank() + step) % size());
       }
-      return First(result, nccl.GroupEnd());
+      return result;
     });
   }
   absl::StatusOr<Event> Record(Stream& stream) {
