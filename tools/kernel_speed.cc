@@ -23,13 +23,8 @@ namespace {
 // Of `--device`: the CPU or a GPU.
 absl::StatusOr<ExecutionOptions> ExecutionOn(const std::string& device, int threads) {
   if (device == "CPU") return ExecutionOptions{.num_threads = threads};
-  auto runtime = cuda::Runtime(0);
-  if (!runtime.ok()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("--device CUDA: ", runtime.status().message()));
-  }
-  return ExecutionOptions{
-      .device = {DeviceKind::kCuda, 0}, .runtime = *std::move(runtime), .num_threads = threads};
+  auto options = cuda::OptionsOn(0, threads);
+  return options.ok() ? options : Annotate(options.status(), "--device CUDA");
 }
 
 std::string DeviceName(const Execution& execution) {

@@ -149,10 +149,9 @@ class Selftest {
   // Of the rank with this number on the host: one thread, or a GPU of its own.
   absl::StatusOr<ExecutionOptions> DeviceOf(int rank) const {
     if (options_.device == "CPU") return OneThread(rank);
-    auto runtime = cuda::Runtime(rank);
-    if (!runtime.ok()) return Annotate(runtime.status(), "--device CUDA: each rank needs a GPU");
-    return ExecutionOptions{
-        .device = {DeviceKind::kCuda, rank}, .runtime = *std::move(runtime), .num_threads = 1};
+    auto options = cuda::OptionsOn(rank, 1);
+    if (!options.ok()) return Annotate(options.status(), "--device CUDA: each rank needs a GPU");
+    return options;
   }
 
   bool in_processes() const { return world_->size() > 1; }

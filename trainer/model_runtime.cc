@@ -130,16 +130,15 @@ int64_t ModelRuntime::AllocatedBytesPeak(const Execution& execution) const {
 absl::StatusOr<ExecutionOptions> ExecutionOptionsFor(const Recipe& recipe, int fair_threads,
                                                      int rank_on_host) {
   const auto threads = static_cast<int>(recipe.trainer().threads_per_rank());
-  ExecutionOptions options{.num_threads = threads > 0 ? threads : fair_threads};
-  if (recipe.trainer().device() != Trainer::CUDA) return options;
-  auto runtime = cuda::Runtime(rank_on_host);
-  if (!runtime.ok()) {
+  const int num_threads = threads > 0 ? threads : fair_threads;
+  if (recipe.trainer().device() != Trainer::CUDA)
+    return ExecutionOptions{.num_threads = num_threads};
+  auto options = cuda::OptionsOn(rank_on_host, num_threads);
+  if (!options.ok()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("recipe trainer.device = CUDA: ", runtime.status().message(),
+        absl::StrCat("recipe trainer.device = CUDA: ", options.status().message(),
                      "; use AUTO or CPU to train without"));
   }
-  options.device = {DeviceKind::kCuda, rank_on_host};
-  options.runtime = *std::move(runtime);
   return options;
 }
 

@@ -23,8 +23,4 @@ __device__ __forceinline__ double Magnitude(double x) { return fabs(x); }
 __device__ __forceinline__ float MultiplyAdd(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ __forceinline__ double MultiplyAdd(double a, double b, double c) { return fma(a, b, c); }
 
-// 1 / (1 + exp(-x)).
-__device__ __forceinline__ float Sigmoid(float x) { return FastReciprocal(1.0f + FastExp(-x)); }
-__device__ __forceinline__ double Sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
-
 }  // namespace plait::cuda

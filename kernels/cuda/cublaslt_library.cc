@@ -3,49 +3,28 @@
 // it cannot be loaded every call answers CUBLAS_STATUS_NOT_INITIALIZED, and cublasLtGetStatusString
 // says why.
 #include <cublasLt.h>
-#include <dlfcn.h>
 
-#include <string>
+#include "kernels/cuda/toolkit_library.h"
 
 namespace plait::cuda {
 namespace {
 
 #define PLAIT_TEXT_OF(x) #x
 #define PLAIT_TEXT(x) PLAIT_TEXT_OF(x)
-constexpr char kName[] = "libcublasLt.so." PLAIT_TEXT(CUBLAS_VER_MAJOR);
+constexpr char kFile[] = "libcublasLt.so." PLAIT_TEXT(CUBLAS_VER_MAJOR);
 
-struct Library {
-  Library() {
-    // Where the linker looks (LD_LIBRARY_PATH above all), then in the toolkit's usual place.
-    handle = dlopen(kName, RTLD_NOW | RTLD_LOCAL);
-    if (handle != nullptr) return;
-    error = std::string("cuBLASLt is not there: ") + dlerror() +
-            "; set LD_LIBRARY_PATH to the folder that has it";
-    handle = dlopen((std::string("/usr/local/cuda/lib64/") + kName).c_str(), RTLD_NOW | RTLD_LOCAL);
-  }
-  void* handle = nullptr;
-  std::string error;
-};
-
-const Library& TheLibrary() {
-  static const Library& library = *new Library();
+const ToolkitLibrary& TheLibrary() {
+  static const auto& library = *new ToolkitLibrary("cuBLASLt", kFile);
   return library;
-}
-
-template <class Function>
-Function* Find(const char* name) {
-  const Library& library = TheLibrary();
-  return library.handle == nullptr ? nullptr
-                                   : reinterpret_cast<Function*>(dlsym(library.handle, name));
 }
 
 }  // namespace
 }  // namespace plait::cuda
 
-#define PLAIT_FORWARD(name, parameters, arguments)                                   \
-  cublasStatus_t CUBLASWINAPI name parameters {                                      \
-    static const auto function = plait::cuda::Find<decltype(name)>(#name);           \
-    return function == nullptr ? CUBLAS_STATUS_NOT_INITIALIZED : function arguments; \
+#define PLAIT_FORWARD(name, parameters, arguments)                                      \
+  cublasStatus_t CUBLASWINAPI name parameters {                                         \
+    static const auto function = plait::cuda::TheLibrary().Find<decltype(name)>(#name); \
+    return function == nullptr ? CUBLAS_STATUS_NOT_INITIALIZED : function arguments;    \
   }
 
 extern "C" {
@@ -90,10 +69,9 @@ PLAIT_FORWARD(cublasLtMatmulAlgoGetHeuristic,
 
 const char* CUBLASWINAPI cublasLtGetStatusString(cublasStatus_t status) {
   using plait::cuda::TheLibrary;
-  if (TheLibrary().handle == nullptr) return TheLibrary().error.c_str();
   static const auto function =
-      plait::cuda::Find<decltype(cublasLtGetStatusString)>("cublasLtGetStatusString");
-  return function == nullptr ? "" : function(status);
+      TheLibrary().Find<decltype(cublasLtGetStatusString)>("cublasLtGetStatusString");
+  return function == nullptr ? TheLibrary().missing().c_str() : function(status);
 }
 
 }  // extern "C"

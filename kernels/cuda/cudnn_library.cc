@@ -1,42 +1,32 @@
 #include "kernels/cuda/cudnn_library.h"
 
 #include <cudnn.h>
-#include <dlfcn.h>
 #include <nvrtc.h>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "kernels/cuda/toolkit_library.h"
 
 namespace plait::cuda {
 namespace {
 
 constexpr size_t kOldestVersion = 90600;  // grouped-query heads of packed documents
 
-struct Library {
-  Library() {
-    // Where the linker looks (LD_LIBRARY_PATH above all), then in the toolkit's usual place.
-    handle = dlopen("libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
-    if (handle == nullptr) {
-      missing = absl::StrCat("cuDNN is not there: ", dlerror(),
-                             "; set LD_LIBRARY_PATH to the folder that has it");
-      handle = dlopen("/usr/local/cuda/lib64/libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
-    }
-    if (handle != nullptr) {
-      missing.clear();
-      const auto get_version =
-          reinterpret_cast<decltype(cudnnGetVersion)*>(dlsym(handle, "cudnnGetVersion"));
-      if (get_version != nullptr) version = get_version();
+struct Library : ToolkitLibrary {
+  Library() : ToolkitLibrary("cuDNN", "libcudnn.so.9") {
+    if (const auto get_version = Find<decltype(cudnnGetVersion)>("cudnnGetVersion");
+        get_version != nullptr) {
+      version = get_version();
       if (version < kOldestVersion) {
-        missing = absl::StrCat("cuDNN ", version, " is older than ", kOldestVersion);
+        Refuse(absl::StrCat("cuDNN ", version, " is older than ", kOldestVersion));
         version = 0;
-        handle = nullptr;
       }
     }
-    if (!missing.empty()) LogInfo(absl::StrCat(missing, "; attention takes plait's own kernels"));
+    if (!missing().empty()) {
+      LogInfo(absl::StrCat(missing(), "; attention takes plait's own kernels"));
+    }
   }
-  void* handle = nullptr;
   size_t version = 0;
-  std::string missing;
 };
 
 const Library& TheLibrary() {
@@ -44,24 +34,17 @@ const Library& TheLibrary() {
   return library;
 }
 
-template <class Function>
-Function* Find(const char* name) {
-  const Library& library = TheLibrary();
-  return library.handle == nullptr ? nullptr
-                                   : reinterpret_cast<Function*>(dlsym(library.handle, name));
-}
-
 }  // namespace
 
-const std::string& CudnnMissing() { return TheLibrary().missing; }
+const std::string& CudnnMissing() { return TheLibrary().missing(); }
 size_t CudnnVersion() { return TheLibrary().version; }
 
 }  // namespace plait::cuda
 
-#define PLAIT_FORWARD(name, parameters, arguments)                                  \
-  cudnnStatus_t CUDNNWINAPI name parameters {                                       \
-    static const auto function = plait::cuda::Find<decltype(name)>(#name);          \
-    return function == nullptr ? CUDNN_STATUS_NOT_INITIALIZED : function arguments; \
+#define PLAIT_FORWARD(name, parameters, arguments)                                      \
+  cudnnStatus_t CUDNNWINAPI name parameters {                                           \
+    static const auto function = plait::cuda::TheLibrary().Find<decltype(name)>(#name); \
+    return function == nullptr ? CUDNN_STATUS_NOT_INITIALIZED : function arguments;     \
   }
 
 extern "C" {
@@ -69,12 +52,12 @@ extern "C" {
 size_t CUDNNWINAPI cudnnGetVersion() { return plait::cuda::CudnnVersion(); }
 const char* CUDNNWINAPI cudnnGetErrorString(cudnnStatus_t status) {
   static const auto function =
-      plait::cuda::Find<decltype(cudnnGetErrorString)>("cudnnGetErrorString");
+      plait::cuda::TheLibrary().Find<decltype(cudnnGetErrorString)>("cudnnGetErrorString");
   return function == nullptr ? plait::cuda::CudnnMissing().c_str() : function(status);
 }
 void CUDNNWINAPI cudnnGetLastErrorString(char* message, size_t max_size) {
   static const auto function =
-      plait::cuda::Find<decltype(cudnnGetLastErrorString)>("cudnnGetLastErrorString");
+      plait::cuda::TheLibrary().Find<decltype(cudnnGetLastErrorString)>("cudnnGetLastErrorString");
   if (function != nullptr) {
     function(message, max_size);
   } else if (max_size > 0) {

@@ -39,7 +39,6 @@ __device__ __forceinline__ BFloat16 ToBFloat16(float value) {
 __device__ __forceinline__ float FastExp(float x) { return __expf(x); }
 __device__ __forceinline__ float FastExp2(float x) { return exp2f(x); }
 __device__ __forceinline__ float FastLog(float x) { return __logf(x); }
-__device__ __forceinline__ float FastReciprocal(float x) { return __frcp_rn(x); }
 // Zero where b is above 2^126.
 __device__ __forceinline__ float FastDivide(float a, float b) { return __fdividef(a, b); }
 // One instruction: zero instead of subnormal numbers.

@@ -1,7 +1,7 @@
-#include "kernels/cuda/arithmetic.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/gated_activation.h"
+#include "kernels/cuda/logistic.h"
 #include "kernels/cuda/row_threads.h"
 #include "kernels/cuda/vector_access.h"
 
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kRowBlockThreads)
   PLAIT_UNROLL
   for (int i = 0; i < kVector; ++i) {
     const A g = Load(gate[i]);
-    out[i] = Round<T>(weight * g * Sigmoid(g) * Load(up[i]));
+    out[i] = Round<T>(weight * g * Logistic(g) * Load(up[i]));
   }
   StoreVector(out, count, args.out.row<T>(place.row) + d);
 }
@@ -47,9 +47,7 @@ __device__ __forceinline__ Accumulator<T> BackwardVector(const GatedActivationBa
   PLAIT_UNROLL
   for (int i = 0; i < kVector; ++i) {
     const A g = Load(gate[i]), u = Load(up[i]), dy = Load(dout[i]);
-    const A sigmoid = Sigmoid(g), silu = g * sigmoid;
-    // silu'(x) = s (1 + x (1 - s)), s = sigmoid(x)
-    const A slope = sigmoid * (1 + g * (1 - sigmoid));
+    const A sigmoid = Logistic(g), silu = g * sigmoid, slope = SiluSlope(g, sigmoid);
     dweight += dy * silu * u;
     dgate[i] = Round<T>(weight * dy * u * slope);
     dup[i] = Round<T>(weight * dy * silu);

@@ -29,9 +29,7 @@ absl::Status OnDevices(int ranks, const NcclOptions& options, const Body& body) 
         PLAIT_ASSIGN_OR_RETURN(const std::shared_ptr<Communicator> world,
                                MakeNcclCommunicator(*host, runtime, fake, options));
         world->ledger().set_check(true);
-        return body(world,
-                    ExecutionOptions{
-                        .device = {DeviceKind::kCuda, 0}, .runtime = runtime, .num_threads = 1});
+        return body(world, *cuda::OptionsOn(0, 1));
       });
   EXPECT_EQ(fake->num_misuses(), 0);
   EXPECT_TRUE(!status.ok() || fake->num_open() == 0) << fake->num_open() << " are open";

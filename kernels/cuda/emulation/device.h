@@ -147,7 +147,6 @@ inline BFloat16 ToBFloat16(float value) { return BFloat16(value); }
 inline float FastExp(float x) { return std::exp(x); }
 inline float FastExp2(float x) { return std::exp2(x); }
 inline float FastLog(float x) { return std::log(x); }
-inline float FastReciprocal(float x) { return 1.0f / x; }
 inline float FastDivide(float a, float b) { return a / b; }
 inline float FlushedExp2(float x) { return std::exp2(x); }
 inline float ReciprocalSqrt(float x) { return 1.0f / std::sqrt(x); }
