@@ -57,10 +57,6 @@ absl::Status SystemError(const std::string& path, const std::string& what, int e
   }
 }
 
-void StartWriteback(int descriptor, int64_t offset, int64_t bytes) {
-  (void)::sync_file_range(descriptor, offset, bytes, SYNC_FILE_RANGE_WRITE);
-}
-
 absl::Status SyncFile(const std::string& path) { return Sync(path, 0); }
 
 absl::Status SyncFolder(const std::string& path) { return Sync(path, O_DIRECTORY); }

@@ -23,10 +23,6 @@ inline int64_t NextWriteBytes(int64_t offset, int64_t left) {
   return std::min(left, kWriteBytes - offset % kWriteBytes);
 }
 
-// The kernel begins to write these bytes of the file to its device, and does not wait: what is
-// synced later is mostly there. Only a hint.
-void StartWriteback(int descriptor, int64_t offset, int64_t bytes);
-
 // "path: what: reason" of an errno: NotFound; PermissionDenied (read-only file systems, too);
 // FailedPrecondition where the path itself cannot do (a file where a folder must be, a name too
 // long); ResourceExhausted (disk or quota full); Unavailable for everything that may pass.

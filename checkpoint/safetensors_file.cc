@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -16,29 +15,33 @@
 
 namespace plait {
 
+namespace {
+
+constexpr int64_t kReadAheadBytes = 4 << 20;
+
+}  // namespace
+
 absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) return SystemError(path, "cannot be opened", errno);
   SafetensorsFile file;
   file.path_ = path;
+  file.descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file.descriptor_ < 0) return SystemError(path, "cannot be opened", errno);
   struct stat description {};
-  int error = ::fstat(descriptor, &description) != 0 ? errno : 0;
+  int error = ::fstat(file.descriptor_, &description) != 0 ? errno : 0;
   if (error == 0 && !S_ISREG(description.st_mode)) error = EISDIR;
   if (error == 0 && description.st_size > 0) {
     file.bytes_ = static_cast<size_t>(description.st_size);
-    void* mapping = ::mmap(nullptr, file.bytes_, PROT_READ, MAP_SHARED, descriptor, 0);
+    void* mapping = ::mmap(nullptr, file.bytes_, PROT_READ, MAP_SHARED, file.descriptor_, 0);
     if (mapping == MAP_FAILED) {
       error = errno;
     } else {
       file.mapping_ = static_cast<char*>(mapping);
     }
   }
-  ::close(descriptor);
   if (error != 0) return SystemError(path, "cannot be mapped", error);
   PLAIT_ASSIGN_OR_RETURN(
       file.header_, ParseSafetensorsHeader(std::string_view(file.mapping_, file.bytes_), path));
   if (file.mapping_ != nullptr) {
-    ::madvise(file.mapping_, file.bytes_, MADV_SEQUENTIAL);
     ::madvise(file.mapping_, static_cast<size_t>(file.header_.data_offset), MADV_DONTNEED);
   }
   return file;
@@ -47,17 +50,17 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
 SafetensorsFile::SafetensorsFile(SafetensorsFile&& other) noexcept { *this = std::move(other); }
 
 SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&& other) noexcept {
-  if (this == &other) return *this;
-  if (mapping_ != nullptr) ::munmap(mapping_, bytes_);
-  path_ = std::move(other.path_);
-  header_ = std::move(other.header_);
-  mapping_ = std::exchange(other.mapping_, nullptr);
-  bytes_ = std::exchange(other.bytes_, 0);
+  std::swap(path_, other.path_);
+  std::swap(header_, other.header_);
+  std::swap(mapping_, other.mapping_);
+  std::swap(bytes_, other.bytes_);
+  std::swap(descriptor_, other.descriptor_);
   return *this;
 }
 
 SafetensorsFile::~SafetensorsFile() {
   if (mapping_ != nullptr) ::munmap(mapping_, bytes_);
+  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 const char* SafetensorsFile::Data(int64_t begin, int64_t size) const {
@@ -66,20 +69,18 @@ const char* SafetensorsFile::Data(int64_t begin, int64_t size) const {
   return mapping_ + header_.data_offset + begin;
 }
 
-void SafetensorsFile::Prefetch(int64_t begin, int64_t size) const {
-  Advise(begin, size, MADV_WILLNEED);
-}
-
-void SafetensorsFile::Release(int64_t begin, int64_t size) const {
-  Advise(begin, size, MADV_DONTNEED);
-}
-
-void SafetensorsFile::Advise(int64_t begin, int64_t size, int advice) const {
-  // Whole pages around the bytes: those at the ends are needed again at most once.
-  static const auto page = static_cast<int64_t>(::sysconf(_SC_PAGESIZE));
-  const int64_t first = (header_.data_offset + begin) / page * page;
-  const int64_t last = std::min(header_.data_offset + begin + size, static_cast<int64_t>(bytes_));
-  if (last > first) ::madvise(mapping_ + first, static_cast<size_t>(last - first), advice);
+absl::Status SafetensorsFile::Read(int64_t begin, int64_t size, void* to) const {
+  const int64_t first = header_.data_offset + begin;
+  (void)::posix_fadvise(descriptor_, first + kReadAheadBytes, size, POSIX_FADV_WILLNEED);
+  for (int64_t done = 0; done < size;) {
+    const ssize_t got = ::pread(descriptor_, static_cast<char*>(to) + done,
+                                static_cast<size_t>(size - done), first + done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return SystemError(path_, "cannot be read", errno);
+    if (got == 0) return absl::DataLossError(absl::StrCat(path_, ": has become shorter"));
+    done += got;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace plait

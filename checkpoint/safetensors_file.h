@@ -1,11 +1,12 @@
-// One safetensors file, mapped into memory for reading: the header is checked as a whole
-// (safetensors_header.h), the tensors' bytes are read where they lie. Pages that were read stay
-// resident until Release.
+// One safetensors file, mapped into memory: the header is checked as a whole
+// (safetensors_header.h), the tensors' bytes can be looked at where they lie, or streamed by Read,
+// where they are needed once and should not stay resident.
 #pragma once
 
 #include <cstddef>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoint/safetensors_header.h"
 
@@ -25,19 +26,18 @@ class SafetensorsFile {
 
   // Bytes [begin, begin + size) of the data after the header, from 0 to the last tensor's end.
   const char* Data(int64_t begin, int64_t size) const;
-  // Starts to read those bytes from the device.
-  void Prefetch(int64_t begin, int64_t size) const;
-  // Lets the pages of those bytes go; they are read again when they are next looked at.
-  void Release(int64_t begin, int64_t size) const;
+  // Copies those bytes to `to`, and lets the device begin with what comes a few MiB later. DataLoss
+  // where the file has become shorter, errors of SystemError.
+  absl::Status Read(int64_t begin, int64_t size, void* to) const;
 
  private:
   SafetensorsFile() = default;
-  void Advise(int64_t begin, int64_t size, int advice) const;
 
   std::string path_;
   SafetensorsHeader header_;
   char* mapping_ = nullptr;
   size_t bytes_ = 0;
+  int descriptor_ = -1;
 };
 
 }  // namespace plait

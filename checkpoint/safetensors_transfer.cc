@@ -19,19 +19,11 @@ std::vector<SourceTensor> SafetensorsReader::Sources(const SafetensorsFolder& fo
 absl::StatusOr<std::shared_ptr<const void>> SafetensorsReader::Read(size_t source, int64_t begin,
                                                                     int64_t count) {
   const SafetensorsFolder::Entry& entry = folder_.tensors()[source];
-  const SafetensorsFile* file = entry.file;
-  const int64_t bits = BitsOf(entry.tensor->dtype);
-  const int64_t first = entry.tensor->begin + begin * bits / 8, bytes = count * bits / 8;
-  file->Prefetch(first, 2 * bytes);  // and what is asked for next
-  const char* data = file->Data(first, bytes);
-  if (reinterpret_cast<uintptr_t>(data) % 8 == 0) {
-    return std::shared_ptr<const void>(
-        data, [file, first, bytes](const char*) { file->Release(first, bytes); });
-  }
-  // A file by another writer, whose tensors may lie at any byte.
-  auto aligned = std::make_shared<std::vector<char>>(data, data + bytes);
-  file->Release(first, bytes);
-  return std::shared_ptr<const void>(aligned, aligned->data());
+  const int64_t bits = BitsOf(entry.tensor->dtype), bytes = count * bits / 8;
+  std::shared_ptr<void> piece = allocator_->Allocate(static_cast<size_t>(bytes));
+  PLAIT_RETURN_IF_ERROR(
+      entry.file->Read(entry.tensor->begin + begin * bits / 8, bytes, piece.get()));
+  return piece;
 }
 
 SafetensorsLayout SafetensorsLayout::For(const TensorPlan& plan, int64_t max_file_bytes) {

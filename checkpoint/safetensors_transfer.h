@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/allocator.h"
 #include "base/early_writeback.h"
 #include "checkpoint/safetensors_folder.h"
 #include "checkpoint/safetensors_writer.h"
@@ -19,7 +20,7 @@ namespace plait {
 // Sources are the folder's tensors, in its order.
 class SafetensorsReader : public TensorReader {
  public:
-  // The folder outlives the reader and what it has read.
+  // The folder outlives the reader.
   explicit SafetensorsReader(const SafetensorsFolder& folder) : folder_(folder) {}
 
   static std::vector<SourceTensor> Sources(const SafetensorsFolder& folder);
@@ -28,6 +29,7 @@ class SafetensorsReader : public TensorReader {
 
  private:
   const SafetensorsFolder& folder_;
+  std::shared_ptr<Allocator> allocator_ = Allocator::Create();
 };
 
 // The files that hold a plan's targets, in its order: a file is full where the next tensor would

@@ -61,7 +61,6 @@ absl::Status SafetensorsWriter::Write(int64_t begin, const void* data, int64_t s
     if (written < 0) return SystemError(path_, "cannot be written", errno);
     done += written;
   }
-  StartWriteback(descriptor_, first, size);
   return absl::OkStatus();
 }
 

@@ -26,7 +26,7 @@
 namespace plait {
 namespace {
 
-constexpr int64_t kPieceBytes = 1 << 20;
+constexpr int64_t kPieceBytes = 2 << 20;
 constexpr int64_t kDigestWords = 2;
 
 int64_t ElementsOf(const SourceTensor& source) {

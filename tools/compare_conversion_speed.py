@@ -2,12 +2,14 @@
 """Converts a model folder of random bytes to a checkpoint and back and copies the same bytes with `cp`, in turns,
 and prints medians, ratios and the largest resident memory of a process.
 
-usage: tools/compare_conversion_speed.py PLAIT SCRATCH [--model jamba] [--ranks 1] [--files 1] [--gigabytes 4] [--rounds 5]
+usage: tools/compare_conversion_speed.py PLAIT SCRATCH [--model jamba] [--ranks 1] [--files 1] [--gigabytes 1] [--rounds 7]
 
 SCRATCH (a folder to be made and removed) needs three times the room of the model. `plait convert` ends with its bytes on
 the device, so `cp` is timed with the `sync` that follows, and shown without. Before each: what was made last is removed,
-sync, and a pause in which a virtual machine gives freed memory back to its host, so that all find it alike. The first
-of a round takes turns. What is read is read from memory where it fits there.
+sync, and what is to be read is read, so that it comes from memory. The first of a round takes turns. A virtual machine
+gives freed memory back to its host within seconds and gets it again slowly, which swamps all else where the model is
+large: keep it small, and look at the spread. What a small model takes (mpirun's start above all) is shown apart: it
+does not grow with the model.
 """
 
 import argparse
@@ -26,20 +28,21 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests/support"))
 import model_folder as mf  # noqa: E402  (found by the line above)
 
-PAUSE_SECONDS = 5
+TINY = dict(mf.LLAMA, hidden_size=512)  # some MB
 
-# Layers as wide as those of Jamba Mini and of Llama 2 70B; their number follows from the size asked for.
+# Layers as wide as those of Jamba Mini (its feed-forward parts a quarter) and of Llama 2 7B; their number follows from
+# the size asked for.
 SIZES = {
-    "jamba": dict(mf.JAMBA, vocab_size=65536, hidden_size=4096, intermediate_size=14336, num_attention_heads=32,
+    "jamba": dict(mf.JAMBA, vocab_size=65536, hidden_size=4096, intermediate_size=3584, num_attention_heads=32,
                   num_key_value_heads=8, attn_layer_period=2, attn_layer_offset=1, num_experts=8, mamba_d_state=16,
                   mamba_dt_rank=256),
-    "llama": dict(mf.LLAMA, vocab_size=32000, hidden_size=8192, intermediate_size=28672, num_attention_heads=64,
-                  num_key_value_heads=8),
+    "llama": dict(mf.LLAMA, vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_attention_heads=32,
+                  num_key_value_heads=32),
 }
 
 
-def model_of(family, gigabytes):
-    config = dict(SIZES[family], num_hidden_layers=1)
+def model_of(sizes, gigabytes):
+    config = dict(sizes, num_hidden_layers=1)
     while True:
         shapes = mf.shapes_of(config)
         if sum(2 * mf.elements(shape) for shape in shapes.values()) >= gigabytes * 1e9:
@@ -78,10 +81,13 @@ def write_model(folder, config, shapes, files):
     return total
 
 
-def timed(command):
+def timed(command, source):
     """(seconds until it ended, seconds until its bytes are on the device, peak KiB of its largest process)."""
+    for path in source.iterdir():
+        with open(path, "rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
     os.sync()
-    time.sleep(PAUSE_SECONDS)
     read, write = os.pipe()
     begin = time.perf_counter()
     child = os.fork()
@@ -127,43 +133,50 @@ def main():
     parser.add_argument("--model", choices=SIZES, default="jamba")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--files", type=int, default=1)
-    parser.add_argument("--gigabytes", type=float, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--gigabytes", type=float, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     if options.scratch.exists():
         raise SystemExit(f"{options.scratch}: exists; name a folder to be made")
-    source, checkpoint, made = (options.scratch / name for name in ("model", "checkpoint", "made"))
+    source, checkpoint, made, tiny = (options.scratch / name for name in ("model", "checkpoint", "made", "tiny"))
     launch = [str(ROOT / "tools/launch/mpirun.sh"), "-n", str(options.ranks)] if options.ranks > 1 else []
     convert = [*launch, options.plait, "convert"]
     try:
-        total = write_model(source, *model_of(options.model, options.gigabytes), options.files)
+        total = write_model(source, *model_of(SIZES[options.model], options.gigabytes), options.files)
+        write_model(tiny, *model_of(TINY, 0), 1)
         wanted = digests(source)
-        timed([*convert, str(source), str(checkpoint)])
+        timed([*convert, str(source), str(checkpoint)], source)
         ways = {
             "there": [*convert, str(source), str(made)],
             "cp": ["cp", "-r", str(source), str(made)],
             "back": [*convert, str(checkpoint), str(made)],
             "cp of the checkpoint": ["cp", "-r", str(checkpoint), str(made)],
+            "a small model": [*convert, str(tiny), str(made)],
         }
+        read = {"back": checkpoint, "cp of the checkpoint": checkpoint, "a small model": tiny}
         runs = {name: [] for name in ways}
         for number in range(options.rounds):
-            order = list(ways)[number % 4:] + list(ways)[:number % 4]
+            first = number % len(ways)
+            order = list(ways)[first:] + list(ways)[:first]
             for name in order:
-                runs[name].append(timed(ways[name]))
+                runs[name].append(timed(ways[name], read.get(name, source)))
                 if name == "back" and digests(made) != wanted:
                     raise SystemExit("the tensors that came back are not those that went")
                 shutil.rmtree(made)
         print(f"{options.model}, {total / 1e9:.2f} GB in {options.files} file(s), {options.ranks} rank(s), "
               f"median of {options.rounds} (fastest, slowest):")
+        start = statistics.median(run[1] for run in runs.pop("a small model"))
+        print(f"  a small model: {start:.2f} s")
         for name, results in runs.items():
             alone, synced = (sorted(run[i] for run in results) for i in (0, 1))
             print(f"  {name}: {total / statistics.median(synced) / 1e6:.0f} MB/s to the device "
                   f"({total / synced[0] / 1e6:.0f}, {total / synced[-1] / 1e6:.0f}); until it ended "
                   f"{total / statistics.median(alone) / 1e6:.0f} MB/s; largest process {max(r[2] for r in results) >> 10} MiB")
         for name, other in (("there", "cp"), ("back", "cp of the checkpoint")):
-            ratios = [statistics.median(run[i] for run in runs[other]) / statistics.median(run[i] for run in runs[name])
-                      for i in (1, 0)]
-            print(f"  {name}: {ratios[0]:.0%} of what cp reaches to the device ({ratios[1]:.0%} where cp need not sync)")
+            seconds, of_cp = (statistics.median(run[1] for run in runs[way]) for way in (name, other))
+            ended = statistics.median(run[0] for run in runs[other])
+            print(f"  {name}: {of_cp / seconds:.0%} of what cp reaches to the device; {of_cp / (seconds - start):.0%} without "
+                  f"what a small model takes; {ended / seconds:.0%} where cp need not sync")
     finally:
         shutil.rmtree(options.scratch, ignore_errors=True)
 

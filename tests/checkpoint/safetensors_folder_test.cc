@@ -55,12 +55,22 @@ TEST_F(SafetensorsFolderTest, ReadsASingleFile) {
   ASSERT_OK_AND_ASSIGN(const SafetensorsFolder folder, SafetensorsFolder::Open(folder_.path()));
   ASSERT_EQ(folder.tensors().size(), 2u);
   for (const auto& [file, tensor, file_name] : folder.tensors()) {
-    file->Prefetch(tensor->begin, 4);
     EXPECT_EQ(std::string(file->Data(tensor->begin, 4), 4), std::string(4, tensor->name[0]));
-    file->Release(tensor->begin, 4);
-    EXPECT_EQ(*file->Data(tensor->begin, 4), tensor->name[0]);
+    std::string read(4, '\0');
+    ASSERT_OK(file->Read(tensor->begin, 4, read.data()));
+    EXPECT_EQ(read, std::string(4, tensor->name[0]));
     EXPECT_EQ(file_name, "model.safetensors");
   }
+}
+
+TEST_F(SafetensorsFolderTest, AFileThatBecomesShorterIsAnError) {
+  Write("model.safetensors", {"a"});
+  ASSERT_OK_AND_ASSIGN(const SafetensorsFolder folder, SafetensorsFolder::Open(folder_.path()));
+  const std::string path = folder_.File("model.safetensors");
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+  char read[4];
+  EXPECT_THAT(folder.tensors()[0].file->Read(0, 4, read),
+              StatusIs(absl::StatusCode::kDataLoss, HasSubstr(path + ": has become shorter")));
 }
 
 TEST_F(SafetensorsFolderTest, ReadsShardsByTheIndex) {
