@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/pinned_staging.h"
+#include "kernels/exact_sum_args.h"
 #include "kernels/optimizer_update_args.h"
 #include "parallel/pipeline_schedule.h"
 
@@ -331,9 +332,10 @@ std::vector<BlockKindMemory> MemoryOfKinds(const ModelShape& shape, const Device
   return kinds;
 }
 
-// Tokens twice, targets, positions, flags, coefficients and log-probabilities; then the sums that
-// the gradients' norm is made of. Without offsets and sums of blocks, some KiB.
-int64_t PinnedBytes(const RankSizes& sizes, const SharderMemory& sharder) {
+// Tokens twice, targets, positions, flags, coefficients and log-probabilities; what the host
+// computes a loss on experts' outputs from; choices of experts, or where their rows go; the sums
+// that the gradients' norm is made of. Without offsets and sums of blocks, some KiB.
+int64_t PinnedBytes(const RankSizes& sizes, const ModelShape& shape, const SharderMemory& sharder) {
   int64_t pinned = 0;
   const auto take = [&pinned](DType dtype, int64_t elements) {
     const size_t bytes = static_cast<size_t>(elements) * SizeOf(dtype);
@@ -343,9 +345,14 @@ int64_t PinnedBytes(const RankSizes& sizes, const SharderMemory& sharder) {
   for (int i = 0; i < 4; ++i) take(DType::kI32, sizes.segment);
   take(sizes.statistics, sizes.rows);
   for (int i = 0; i < 2; ++i) take(sizes.statistics, sizes.segment);
+  const int64_t expert_rows = sizes.rows * shape.experts_per_token;
+  take(DType::kI32, expert_rows);
+  if (shape.activation_loss_on_expert_output) {
+    for (int i = 0; i < 4; ++i) take(sizes.statistics, expert_rows);
+  }
   int64_t tiles = 0;
   for (const int64_t elements : sharder.OwnElements()) tiles += SquaredNormTiles(elements);
-  take(DType::kF64, tiles);
+  take(DType::kI64, NumExactSums(tiles) * kExactSumWords);
   return pinned;
 }
 
@@ -381,7 +388,7 @@ MemoryPlan PlanMemory(const DeviceMesh& mesh, LanguageModel& model, const RankSi
     plan.total = timeline.peak();
     plan.classes = timeline.at_peak();
     plan.worst_total = std::max(plan.worst_total, plan.total);
-    if (sizes.on_device()) plan.pinned = PinnedBytes(sizes, sharder);
+    if (sizes.on_device()) plan.pinned = PinnedBytes(sizes, model.shape(), sharder);
   }
   plan.kinds = MemoryOfKinds(model.shape(), mesh, sizes, options);
   return plan;

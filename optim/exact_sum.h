@@ -1,37 +1,34 @@
-// ExactSum: a sum of doubles without rounding, so that it does not depend on the order of the terms
-// nor on which rank adds which: a number with one fixed point, wide enough for every double (after
-// U. Kulisch, "Computer Arithmetic and Validity", 2008).
+// ExactSum: adds sums without rounding up, over parts of an array and over ranks, and rounds the
+// total (kernels/exact_sum_args.h).
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 #include "absl/status/status.h"
+#include "kernels/exact_sum_args.h"
 #include "parallel/communicator.h"
 
 namespace plait {
 
 class ExactSum {
  public:
-  // 64-bit words that Reduce sends.
-  static constexpr int kWords = (2046 + 53) / 32 + 4;
-
-  // At most 2^31 terms. One that is not finite makes the total not finite.
-  void Add(double value);
+  // words: of sums that ExactSums made, one after another.
+  void Add(std::span<const int64_t> words);
   // Adds the sums of all ranks of the communicator up; the same on each. Collective.
   absl::Status Reduce(Communicator& communicator);
+
+  // Whether all terms were.
+  bool is_finite() const { return words_[kExactSumBadWord] == 0; }
   // The sum, rounded once or twice; NaN where a term was not finite.
   double Total() const;
 
  private:
-  // A double is an integer of 53 bits times 2^(position - 1074).
-  static constexpr int kDigitBits = 32;
-  static constexpr int kDigits = kWords - 1;
-
-  // Leaves 0 <= digit < 2^32 in all but the last.
+  // Leaves 0 <= word < 2^32 in all but the last two.
   void Carry();
 
-  std::array<int64_t, kWords> digits_{};  // lowest first; the last counts terms not finite
+  std::array<int64_t, kExactSumWords> words_{};
 };
 
 }  // namespace plait

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "base/status_macros.h"
+#include "kernels/exact_sum.h"
 #include "kernels/optimizer_update.h"
 #include "optim/exact_sum.h"
 #include "parallel/communication_plan.h"
@@ -13,7 +15,21 @@
 namespace plait {
 
 static_assert(kSquaredNormTile == kTileElements, "shards are cut at whole tiles");
-static_assert(ExactSum::kWords == kNormWords, "the communication plan counts them");
+static_assert(kExactSumWords == kNormWords, "the communication plan counts them");
+
+namespace {
+
+// tile: the sums of all tensors, one after another.
+size_t FirstNotFinite(std::span<const SquaredNormTensor> tensors, const double* tile) {
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const double* const end = tile + tensors[i].tile_sums.size;
+    if (!std::all_of(tile, end, [](double sum) { return std::isfinite(sum); })) return i;
+    tile = end;
+  }
+  return tensors.size();
+}
+
+}  // namespace
 
 absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const DeviceMesh& mesh,
                                                 std::span<const ShardedParameter> parameters) {
@@ -34,17 +50,18 @@ absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const Devi
   }
   PLAIT_RETURN_IF_ERROR(SquaredNorm(execution, {.tensors = tensors}));
 
-  PLAIT_ASSIGN_OR_RETURN(const Tensor host_tiles, execution.ToHost(tiles));
-  const double* tile = host_tiles.data<double>();
-  GradientNorm result;
+  Tensor words = execution.Empty(DType::kI64, {NumExactSums(num_tiles) * kExactSumWords});
+  PLAIT_RETURN_IF_ERROR(
+      ExactSums(execution, {.x = std::as_const(tiles).vector(), .words = words.vector()}));
+
+  PLAIT_ASSIGN_OR_RETURN(const Tensor host_words, execution.ToHost(words));
   ExactSum sum;
-  for (const SquaredNormTensor& tensor : tensors) {
-    double squared = 0;
-    for (int64_t i = 0; i < tensor.tile_sums.size; ++i, ++tile) {
-      sum.Add(*tile);
-      squared += *tile;
-    }
-    result.squared.push_back(squared);
+  sum.Add({host_words.data<int64_t>(), static_cast<size_t>(host_words.num_elements())});
+  GradientNorm result;
+  result.first_not_finite = tensors.size();
+  if (!sum.is_finite()) {
+    PLAIT_ASSIGN_OR_RETURN(const Tensor host_tiles, execution.ToHost(tiles));
+    result.first_not_finite = FirstNotFinite(tensors, host_tiles.data<double>());
   }
   // Without the replicas, ranks hold disjoint parts of the parameters.
   PLAIT_RETURN_IF_ERROR(sum.Reduce(mesh.model()));

@@ -5,8 +5,8 @@
 // for any number of threads and ranks. Source of the coefficient: torch.nn.utils.clip_grad_norm_.
 #pragma once
 
+#include <cstddef>
 #include <span>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/execution.h"
@@ -19,11 +19,14 @@ struct GradientNorm {
   // Over all ranks; NaN where a gradient is not finite. The same bits for every layout that has the
   // same gradients.
   double norm = 0;
-  std::vector<double> squared;  // sum of squares of this rank's shard of each parameter
+  // The first parameter whose gradient is not finite in this rank's shard, by its place in the
+  // list; as many as there are where there is none.
+  size_t first_not_finite = 0;
 };
 
 // parameters: sharder.sharded(), after FinishGradients. Takes 8 bytes for every 128 of their
-// elements while it runs, and waits for the device once.
+// elements while it runs, and waits for the device once, for 552 bytes of every 2^21 elements;
+// again where a gradient is not finite.
 absl::StatusOr<GradientNorm> GlobalGradientNorm(Execution& execution, const DeviceMesh& mesh,
                                                 std::span<const ShardedParameter> parameters);
 

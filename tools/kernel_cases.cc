@@ -8,6 +8,7 @@
 #include "base/status_macros.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
+#include "kernels/exact_sum.h"
 #include "kernels/gated_activation.h"
 #include "kernels/optimizer_update.h"
 #include "kernels/rms_norm.h"
@@ -132,6 +133,14 @@ absl::Status TimeOptimizer(KernelTimer& timer, const KernelSizes& sizes) {
     PLAIT_RETURN_IF_ERROR(timer.Time<SquaredNormArgs>(
         "squared_norm", shape + ", f32", {.bytes = Bytes({&gradient, &tile_sums})},
         SquaredNormImplementations(), {.tensors = norms}));
+    if (parameters == 1) {
+      Tensor words = make.I64(NumExactSums(tile_sums.num_elements()) * kExactSumWords);
+      PLAIT_RETURN_IF_ERROR(make.status());
+      PLAIT_RETURN_IF_ERROR(timer.Time<ExactSumsArgs>(
+          "exact_sums", absl::StrCat(tile_sums.num_elements(), " sums, f64"),
+          {.bytes = Bytes({&tile_sums, &words})}, ExactSumsImplementations(),
+          {.x = std::as_const(tile_sums).vector(), .words = words.vector()}));
+    }
     PLAIT_RETURN_IF_ERROR(timer.Time<AdamWUpdateArgs>(
         "adamw_update", shape + ", f32 to bf16",
         {.bytes = Bytes(

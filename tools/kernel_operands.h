@@ -29,6 +29,7 @@ class Operands {
   Tensor NotNegativeF32(int64_t size) { return Make(DType::kF32, {size}, /*least=*/0); }
   // For results alone: not initialised.
   Tensor F64(int64_t size) { return execution_.Empty(DType::kF64, {size}); }
+  Tensor I64(int64_t size) { return execution_.Empty(DType::kI64, {size}); }
   // Element i is value(i).
   Tensor F32(int64_t size, const std::function<float(int64_t)>& value) {
     return From<float>(DType::kF32, size, value);

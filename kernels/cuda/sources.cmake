@@ -12,6 +12,7 @@ set(PLAIT_DEVICE_SOURCES
   cudnn_attention_calls.cc
   elementwise.cu
   embedding.cu
+  exact_sum.cu
   expert_routing.cu
   gated_activation.cu
   grouped_matmul.cu

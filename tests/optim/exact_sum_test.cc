@@ -7,17 +7,26 @@
 
 #include "base/random.h"
 #include "base/status_macros.h"
+#include "kernels/exact_sum.h"
 #include "parallel/local_communicator.h"
 #include "tests/support/status_matchers.h"
 
 namespace plait {
 namespace {
 
-double SumOf(const std::vector<double>& values) {
+ExactSum ExactSumOf(const std::vector<double>& values) {
+  Execution execution({.num_threads = 2});
+  const auto size = static_cast<int64_t>(values.size());
+  std::vector<int64_t> words(static_cast<size_t>(NumExactSums(size) * kExactSumWords));
+  EXPECT_OK(ExactSums(execution,
+                      {.x = {values.data(), DType::kF64, size},
+                       .words = {words.data(), DType::kI64, static_cast<int64_t>(words.size())}}));
   ExactSum sum;
-  for (const double value : values) sum.Add(value);
-  return sum.Total();
+  sum.Add(words);
+  return sum;
 }
+
+double SumOf(const std::vector<double>& values) { return ExactSumOf(values).Total(); }
 
 TEST(ExactSumTest, LosesNothing) {
   EXPECT_EQ(SumOf({}), 0.0);
@@ -48,10 +57,11 @@ TEST(ExactSumTest, DoesNotDependOnWhoAddsWhat) {
   const double expected = SumOf(values);
   for (const int ranks : {1, 2, 3, 4}) {
     EXPECT_OK(RunLocalRanks(ranks, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
-      ExactSum sum;
+      std::vector<double> own;
       for (size_t i = values.size(); i-- > 0;) {
-        if (static_cast<int>(i * i) % ranks == world->rank()) sum.Add(values[i]);
+        if (static_cast<int>(i * i) % ranks == world->rank()) own.push_back(values[i]);
       }
+      ExactSum sum = ExactSumOf(own);
       PLAIT_RETURN_IF_ERROR(sum.Reduce(*world));
       EXPECT_EQ(sum.Total(), expected);
       return absl::OkStatus();
