@@ -1,9 +1,12 @@
 #include "base/allocator.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+
+#include "base/check.h"
 
 namespace plait {
 namespace {
@@ -12,6 +15,9 @@ constexpr size_t kAlignment = 64;
 
 HostMemorySource host_memory = {[](size_t bytes) { return std::aligned_alloc(kAlignment, bytes); },
                                 std::free};
+
+// Blocks of a device begin at multiples of 256 bytes.
+constexpr size_t PlaceSize(size_t size_class) { return (size_class + 255) / 256 * 256; }
 
 [[noreturn]] void OutOfMemory(size_t bytes, size_t held) {
   std::fprintf(stderr,
@@ -34,7 +40,10 @@ std::shared_ptr<void> AllocateZeroed(size_t bytes) {
 
 void SetHostMemorySource(HostMemorySource source) { host_memory = source; }
 
-Allocator::~Allocator() { Trim(); }
+Allocator::~Allocator() {
+  Trim();
+  if (reserved_ != nullptr) GiveToSystem(reserved_);
+}
 
 void* Allocator::TakeFromSystem(size_t size_class) {
   switch (kind_) {
@@ -66,13 +75,41 @@ size_t Allocator::RoundedSize(size_t bytes) {
   return (bytes + granule - 1) / granule * granule;
 }
 
+bool Allocator::Reserve(size_t bytes) {
+  PLAIT_CHECK(kind_ == Kind::kDevice && !arena_);
+  if (runtime_->AllowsParts()) {
+    reserved_ = static_cast<char*>(TakeFromSystem(bytes));
+    if (reserved_ == nullptr) return false;
+  }
+  const std::lock_guard lock(mutex_);
+  arena_.emplace(bytes);
+  return true;
+}
+
+size_t Allocator::reserved_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return arena_ ? arena_->bytes() : 0;
+}
+
+size_t Allocator::reserved_bytes_needed() const {
+  const std::lock_guard lock(mutex_);
+  return arena_ ? arena_->high_water() + beside_peak_ : 0;
+}
+
 std::shared_ptr<void> Allocator::Allocate(size_t bytes) {
   const size_t size_class = RoundedSize(bytes);
   void* block = nullptr;
+  Place place;
   {
     std::lock_guard lock(mutex_);
-    auto& blocks = cached_[size_class];
-    if (!blocks.empty()) {
+    if (arena_) {
+      place.in_arena = arena_->Take(PlaceSize(size_class));
+      place.is_beside = !place.in_arena;
+      if (place.is_beside) beside_peak_ = std::max(beside_peak_, beside_ += size_class);
+    }
+    if (place.in_arena && reserved_ != nullptr) {
+      block = reserved_ + *place.in_arena;
+    } else if (auto& blocks = cached_[size_class]; !blocks.empty()) {
       block = blocks.back();
       blocks.pop_back();
     }
@@ -87,16 +124,18 @@ std::shared_ptr<void> Allocator::Allocate(size_t bytes) {
     }
     if (block == nullptr) OutOfMemory(size_class, bytes_in_use() - size_class);
   }
-  if (kind_ == Kind::kDevice) runtime_->Use(block, bytes);
-  return std::shared_ptr<void>(block, [self = shared_from_this(), size_class](void* freed) {
-    self->Release(freed, size_class);
+  if (IsWatched(place)) runtime_->Use(block, bytes);
+  return std::shared_ptr<void>(block, [self = shared_from_this(), size_class, place](void* freed) {
+    self->Release(freed, size_class, place);
   });
 }
 
-void Allocator::Release(void* block, size_t size_class) {
-  if (kind_ == Kind::kDevice) runtime_->Use(block, 0);
+void Allocator::Release(void* block, size_t size_class, const Place& place) {
+  if (IsWatched(place)) runtime_->Use(block, 0);
   std::lock_guard lock(mutex_);
-  cached_[size_class].push_back(block);
+  if (place.in_arena) arena_->Give(*place.in_arena, PlaceSize(size_class));
+  if (place.is_beside) beside_ -= size_class;
+  if (!place.in_arena || reserved_ == nullptr) cached_[size_class].push_back(block);
   in_use_ -= size_class;
 }
 

@@ -3,6 +3,9 @@
 // Blocks are 64-byte aligned (a device's 256-byte); sizes are rounded up to a class (eight classes
 // per power of two, so at most 12.5 % is lost). Memory that the system refuses ends the process
 // with exit code 75, naming the size asked for and the bytes held.
+//
+// A device's memory may be reserved: blocks are ranges of what was taken at once (arena.h). Those
+// that do not fit come from the system one by one, as above.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +13,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
+#include "base/arena.h"
 #include "base/device_runtime.h"
 
 namespace plait {
@@ -39,6 +44,15 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
   // Uninitialised block of at least `bytes`; it returns to this allocator with its last owner.
   std::shared_ptr<void> Allocate(size_t bytes);
 
+  // Of a device's, before the first block: takes so many bytes for blocks. False where there are
+  // not so many, and then nothing is changed.
+  bool Reserve(size_t bytes);
+  // 0 where nothing is.
+  size_t reserved_bytes() const;
+  // As many bytes reserved would have held what was in use so far: the highest end of a block, and
+  // what was taken beside the reserved bytes.
+  size_t reserved_bytes_needed() const;
+
   // Whether the host reaches its blocks.
   bool is_host() const { return kind_ != Kind::kDevice; }
 
@@ -57,12 +71,27 @@ class Allocator : public std::enable_shared_from_this<Allocator> {
       : runtime_(std::move(runtime)), kind_(kind) {}
   void* TakeFromSystem(size_t size_class);
   void GiveToSystem(void* block);
-  void Release(void* block, size_t size_class);
+  // Where a block is: a place in the arena, beside it for want of room, or neither.
+  struct Place {
+    std::optional<size_t> in_arena;
+    bool is_beside = false;
+  };
+  // Whether the device knows the block by itself.
+  bool IsWatched(const Place& place) const {
+    return kind_ == Kind::kDevice && (!place.in_arena || reserved_ == nullptr);
+  }
+  void Release(void* block, size_t size_class, const Place& place);
 
   const std::shared_ptr<DeviceRuntime> runtime_;
   const Kind kind_;
   mutable std::mutex mutex_;
   std::map<size_t, std::vector<void*>> cached_;
+  std::optional<Arena> arena_;
+  // What the arena's places are in; null for a device that does not allow parts, whose blocks are
+  // apart and only counted by it.
+  char* reserved_ = nullptr;
+  size_t beside_ = 0;  // bytes in use that the arena had no room for
+  size_t beside_peak_ = 0;
   size_t in_use_ = 0;
   size_t peak_ = 0;
 };

@@ -35,6 +35,8 @@ class DeviceRuntime {
   // Of a block that the caching allocator holds, the first `bytes` are in use from here on, or none
   // (0): for a device that watches over its memory.
   virtual void Use(void* /*block*/, size_t /*bytes*/) {}
+  // Whether a block may be used in parts of the caller's; not by a device that watches over each.
+  virtual bool AllowsParts() const { return true; }
   // Host memory that copies without a stop on the way, and that kernels may read; null where there
   // is none left.
   virtual void* AllocatePinned(size_t bytes) = 0;

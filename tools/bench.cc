@@ -50,6 +50,7 @@ absl::Status RunStep(const StepOptions& options) {
         {"share_of_peak", result.share_of_peak},
         {"memory_bytes", result.memory_bytes},
         {"allocated_bytes_peak", result.allocated_bytes_peak},
+        {"reserved_bytes_peak", result.reserved_bytes_peak},
         {"pinned_bytes_peak", result.pinned_bytes_peak},
         {"seconds_to_first_step", result.seconds_to_first_step}};
     std::printf("%s\n", answer.dump().c_str());

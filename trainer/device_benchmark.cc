@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "optim/learning_rate_schedule.h"
 #include "recipes/schema/recipe.pb.h"
+#include "trainer/device_memory.h"
 #include "trainer/fresh_model.h"
 #include "trainer/random_batches.h"
 
@@ -26,6 +27,7 @@ absl::StatusOr<DeviceBenchmarkResult::Run> Train(Execution& execution, Recipe re
                                                  Trainer::Precision precision,
                                                  const DeviceBenchmarkOptions& options) {
   recipe.mutable_trainer()->set_precision(precision);
+  PLAIT_RETURN_IF_ERROR(ReserveDeviceMemory(execution, recipe, /*ranks=*/1));
   PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe));
   const std::vector<Batch> batches = RandomStep(recipe, options.stage);
   const Stage& stage = recipe.stages(options.stage);

@@ -81,6 +81,7 @@ Json StepJson(const StepMetrics& metrics) {
                {"share_of_gemm_peak", nullptr},
                {"memory_bytes", metrics.memory_bytes},
                {"allocated_bytes_peak", metrics.allocated_bytes_peak},
+               {"reserved_bytes_peak", metrics.reserved_bytes_peak},
                {"pinned_bytes_peak", metrics.pinned_bytes_peak},
                {"communication_wait_seconds", metrics.communication_wait_seconds},
                {"data_wait_seconds", metrics.data_wait_seconds},

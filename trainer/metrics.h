@@ -41,8 +41,11 @@ struct StepMetrics {
   double model_flops = 0;                 // of the step
   double gemm_peak_flops_per_second = 0;  // 0: not measured
   DeviceKind device = DeviceKind::kCpu;
-  int64_t memory_bytes = 0;               // peak of rank 0's process, on the host
-  int64_t allocated_bytes_peak = 0;       // of rank 0's tensors, so far; on its device
+  int64_t memory_bytes = 0;          // peak of rank 0's process, on the host
+  int64_t allocated_bytes_peak = 0;  // of rank 0's tensors, so far; on its device
+  // Of the reserved memory of its device, the highest end of a tensor, with what did not fit; 0:
+  // none is reserved.
+  int64_t reserved_bytes_peak = 0;
   int64_t pinned_bytes_peak = 0;          // of the host, for the device's copies; 0: on the CPU
   double communication_wait_seconds = 0;  // that rank 0 spent waiting for other ranks
   int num_ranks = 1;

@@ -10,6 +10,7 @@
 #include "kernels/gemm_peak.h"
 #include "recipes/parameter_count.h"
 #include "recipes/schema/recipe.pb.h"
+#include "trainer/device_memory.h"
 #include "trainer/fresh_model.h"
 #include "trainer/machine.h"
 #include "trainer/process_usage.h"
@@ -43,6 +44,7 @@ absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
   const Stage& stage = recipe.stages(options.stage);
   PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options, ExecutionOptionsFor(recipe));
   Execution execution(execution_options);
+  PLAIT_RETURN_IF_ERROR(ReserveDeviceMemory(execution, recipe, /*ranks=*/1));
   PLAIT_ASSIGN_OR_RETURN(const auto fresh, FreshModel::Create(execution, recipe));
   const std::vector<Batch> batches = RandomStep(recipe, options.stage);
 
@@ -81,6 +83,7 @@ absl::StatusOr<StepBenchmarkResult> BenchmarkSteps(const Recipe& recipe,
   }
   result.memory_bytes = PeakResidentBytes();
   result.allocated_bytes_peak = fresh->runtime.AllocatedBytesPeak(execution);
+  result.reserved_bytes_peak = static_cast<int64_t>(execution.allocator().reserved_bytes_needed());
   result.pinned_bytes_peak = static_cast<int64_t>(execution.pinned_bytes_peak());
   if (fresh->runtime.model->dtype() != DType::kF64) {
     PLAIT_ASSIGN_OR_RETURN(const GemmPeak peak,

@@ -36,6 +36,7 @@ struct StepBenchmarkResult {
   double share_of_peak = 0;          // the model FLOPs' share of that: MFU; 0: not known
   int64_t memory_bytes = 0;          // peak of the process, on the host
   int64_t allocated_bytes_peak = 0;  // of tensors, in the device's memory
+  int64_t reserved_bytes_peak = 0;   // as in StepMetrics
   int64_t pinned_bytes_peak = 0;     // of the host, for a device's copies
   double seconds_to_first_step = 0;  // from the start of the process
 };

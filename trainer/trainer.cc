@@ -34,6 +34,7 @@
 #include "recipes/recipe_digest.h"
 #include "recipes/recipe_loader.h"
 #include "recipes/schema/recipe.pb.h"
+#include "trainer/device_memory.h"
 #include "trainer/evaluation.h"
 #include "trainer/initial_checkpoint.h"
 #include "trainer/metrics.h"
@@ -173,6 +174,7 @@ absl::Status Trainer::State::OpenData() {
 }
 
 absl::Status Trainer::State::BuildModel() {
+  PLAIT_RETURN_IF_ERROR(ReserveDeviceMemory(execution, recipe, options.world->size()));
   PLAIT_ASSIGN_OR_RETURN(runtime, ModelRuntime::Create(execution, recipe, options.world));
   PLAIT_ASSIGN_OR_RETURN(
       optimizer, AdamW::Create(execution, recipe.optim().adamw(), runtime.sharder->sharded()));
@@ -358,6 +360,8 @@ absl::Status Trainer::State::RunStep(PrefetchingLoader& loader, const Stage& sta
   allocated_bytes_peak = std::max(allocated_bytes_peak, runtime.AllocatedBytesPeak(execution));
   step_metrics.device = execution.device().kind;
   step_metrics.allocated_bytes_peak = allocated_bytes_peak;
+  step_metrics.reserved_bytes_peak =
+      static_cast<int64_t>(execution.allocator().reserved_bytes_needed());
   step_metrics.pinned_bytes_peak = static_cast<int64_t>(execution.pinned_bytes_peak());
   step_metrics.num_ranks = options.world->size();
   step_metrics.communication_wait_seconds =

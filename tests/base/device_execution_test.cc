@@ -341,6 +341,48 @@ TEST_F(DeviceExecutionTest, WhatIsKeptIsGivenBackBeforeMemoryIsCalledShort) {
   }
 }
 
+// In blocks of 256 bytes and more.
+TEST_F(DeviceExecutionTest, ReservedMemoryIsTakenAtOnceAndTensorsArePartsOfIt) {
+  Allocator& allocator = execution_.allocator();
+  EXPECT_EQ(allocator.reserved_bytes(), 0u);
+  EXPECT_EQ(allocator.reserved_bytes_needed(), 0u);
+  const Tensor before = execution_.Empty(DType::kF32, {64});
+  ASSERT_TRUE(allocator.Reserve(4096));
+  EXPECT_EQ(allocator.reserved_bytes(), 4096u);
+  const size_t blocks = runtime_->sizes.size();
+  {
+    const Tensor a = execution_.Empty(DType::kF32, {256}), b = execution_.Empty(DType::kF32, {8});
+    EXPECT_EQ(static_cast<const char*>(b.raw()) - static_cast<const char*>(a.raw()), 1024);
+    EXPECT_EQ(allocator.reserved_bytes_needed(), 1280u);
+    EXPECT_EQ(allocator.bytes_in_use(), 256u + 1024 + 64);
+  }
+  // The room of both is one again.
+  const Tensor c = execution_.Empty(DType::kF32, {320});
+  EXPECT_EQ(allocator.reserved_bytes_needed(), 1280u);
+  EXPECT_EQ(runtime_->sizes.size(), blocks);
+}
+
+TEST_F(DeviceExecutionTest, WhatReservedMemoryHasNoRoomForIsTakenBesideIt) {
+  Allocator& allocator = execution_.allocator();
+  ASSERT_TRUE(allocator.Reserve(1024));
+  const size_t blocks = runtime_->sizes.size();
+  const Tensor a = execution_.Empty(DType::kF32, {192});
+  {
+    const Tensor b = execution_.Empty(DType::kF32, {256});
+    EXPECT_EQ(runtime_->sizes.size(), blocks + 1);
+    EXPECT_EQ(allocator.reserved_bytes_needed(), 768u + 1024);
+  }
+  const Tensor c = execution_.Empty(DType::kF32, {256});  // the same block again
+  EXPECT_EQ(runtime_->sizes.size(), blocks + 1);
+  EXPECT_EQ(allocator.reserved_bytes_needed(), 768u + 1024);
+}
+
+TEST_F(DeviceExecutionTest, MemoryThatTheDeviceHasNotIsNotReserved) {
+  EXPECT_FALSE(execution_.allocator().Reserve(runtime_->limit + 1));
+  EXPECT_EQ(execution_.allocator().reserved_bytes(), 0u);
+  EXPECT_EQ(execution_.Empty(DType::kF32, {8}).num_elements(), 8);
+}
+
 TEST_F(DeviceExecutionDeathTest, MemoryThatTheDeviceHasNotEndsTheProcess) {
   const Tensor kept = execution_.Empty(DType::kI32, {128 << 10});
   EXPECT_EXIT(execution_.Empty(DType::kI32, {256 << 10}), ::testing::ExitedWithCode(75),

@@ -129,6 +129,7 @@ TEST_F(MetricsTest, TheMemoryOfADeviceIsTold) {
   EXPECT_THAT(ConsoleLine(metrics, 500), HasSubstr("  300 MB  wait"));
   metrics.device = DeviceKind::kCuda;
   metrics.pinned_bytes_peak = 1 << 16;
+  metrics.reserved_bytes_peak = int64_t{5100} << 20;
   EXPECT_THAT(ConsoleLine(metrics, 500), HasSubstr("  300 MB, device 5000 MB  wait"));
   ASSERT_OK_AND_ASSIGN(MetricsFile file, MetricsFile::Open(path(), 0));
   ASSERT_OK(file.WriteStep(metrics));
@@ -136,6 +137,7 @@ TEST_F(MetricsTest, TheMemoryOfADeviceIsTold) {
   EXPECT_EQ(line["memory_bytes"], int64_t{300} << 20);
   EXPECT_EQ(line["allocated_bytes_peak"], int64_t{5000} << 20);
   EXPECT_EQ(line["pinned_bytes_peak"], 1 << 16);
+  EXPECT_EQ(line["reserved_bytes_peak"], int64_t{5100} << 20);
 }
 
 TEST_F(MetricsTest, TheConsoleLineOfSeveralRanksHasTheirShareOfWaiting) {

@@ -37,6 +37,7 @@ class EmulatedRuntime : public DeviceRuntime {
   void* Allocate(size_t bytes) override { return AllocateDeviceMemory(bytes); }
   void Free(void* block) override { FreeDeviceMemory(block); }
   void Use(void* block, size_t bytes) override { UseDeviceMemory(block, bytes); }
+  bool AllowsParts() const override { return false; }
   void* AllocatePinned(size_t bytes) override {
     return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
   }
