@@ -14,9 +14,9 @@ constexpr size_t kOldestVersion = 90600;  // grouped-query heads of packed docum
 
 struct Library : ToolkitLibrary {
   Library() : ToolkitLibrary("cuDNN", "libcudnn.so.9") {
-    if (const auto get_version = Find<decltype(cudnnGetVersion)>("cudnnGetVersion");
-        get_version != nullptr) {
-      version = get_version();
+    if (missing().empty()) {
+      const auto get_version = Find<decltype(cudnnGetVersion)>("cudnnGetVersion");
+      if (get_version != nullptr) version = get_version();
       if (version < kOldestVersion) {
         Refuse(absl::StrCat("cuDNN ", version, " is older than ", kOldestVersion));
         version = 0;
