@@ -44,7 +44,11 @@ class Maker:
         return torch.arange(size, device=self.device) * 48271 % end
 
     @staticmethod
-    def backward(out, inputs):
+    def timed(grad, run, inputs):
+        """The forward `run`, or the backward of what it returns."""
+        if not grad:
+            return run
+        out = run()
         dout = torch.rand_like(out)
         return lambda: torch.autograd.grad(out, inputs, dout, retain_graph=True)
 
@@ -72,14 +76,13 @@ def grouped_matmul(make, operation, tokens, choices, experts, into, out):
 def rms_norm(make, operation, tokens, width):
     grad = operation.endswith("backward")
     x, residual, weight = make(tokens, width, grad=grad), make(tokens, width), make(width, grad=grad)
-    run = lambda: F.rms_norm(x + residual, (width,), weight, 1e-6)  # noqa: E731
-    return make.backward(run(), [x, weight]) if grad else run
+    return make.timed(grad, lambda: F.rms_norm(x + residual, (width,), weight, 1e-6), [x, weight])
 
 
 def gated_activation(make, operation, tokens, width):
-    forward = operation == "gated_activation_forward"
-    gate, up = make(tokens, width, grad=not forward), make(tokens, width, grad=not forward)
-    return (lambda: F.silu(gate) * up) if forward else make.backward(F.silu(gate) * up, [gate, up])
+    grad = operation.endswith("backward")
+    gate, up = make(tokens, width, grad=grad), make(tokens, width, grad=grad)
+    return make.timed(grad, lambda: F.silu(gate) * up, [gate, up])
 
 
 def rotary_embedding(make, _operation, tokens, heads, dim):
@@ -96,11 +99,13 @@ def causal_convolution(make, operation, tokens, channels, width):
     fused = optional("causal_conv1d", "causal_conv1d_fn")
     grad = operation.endswith("backward")
     x, w, bias = make(1, channels, tokens, grad=grad), make(channels, width, grad=grad), make(channels, grad=grad)
-    if fused is not None and make.device == "cuda":
-        run = lambda: fused(x, w, bias, activation="silu")  # noqa: E731
-    else:
-        run = lambda: F.silu(F.conv1d(x, w[:, None], bias, padding=width - 1, groups=channels)[..., :tokens])  # noqa: E731
-    return make.backward(run(), [x, w, bias]) if grad else run
+
+    def run():
+        if fused is not None and make.device == "cuda":
+            return fused(x, w, bias, activation="silu")
+        return F.silu(F.conv1d(x, w[:, None], bias, padding=width - 1, groups=channels)[..., :tokens])
+
+    return make.timed(grad, run, [x, w, bias])
 
 
 def selective_scan(make, operation, tokens, channels, states):
@@ -112,8 +117,7 @@ def selective_scan(make, operation, tokens, channels, states):
     b, c = (make(1, 1, states, tokens, grad=grad) for _ in range(2))
     a = -torch.rand(channels, states, device="cuda")
     d, bias = make(channels, dtype=F32), make(channels, dtype=F32)
-    run = lambda: scan(x, dt, a, b, c, d, z, bias, delta_softplus=True)  # noqa: E731
-    return make.backward(run(), [x, dt, z, b, c]) if grad else run
+    return make.timed(grad, lambda: scan(x, dt, a, b, c, d, z, bias, delta_softplus=True), [x, dt, z, b, c])
 
 
 def attention(make, operation, tokens, heads, dim, kv_heads, document):
@@ -122,15 +126,13 @@ def attention(make, operation, tokens, heads, dim, kv_heads, document):
     grad = operation.endswith("backward")
     q = make(tokens // document, heads, document, dim, grad=grad)
     k, v = (make(tokens // document, kv_heads, document, dim, grad=grad) for _ in range(2))
-    run = lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)  # noqa: E731
-    return make.backward(run(), [q, k, v]) if grad else run
+    return make.timed(grad, lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), [q, k, v])
 
 
 def embedding(make, operation, tokens, vocabulary, width):
     grad = operation.endswith("backward")
     table, ids = make(vocabulary, width, grad=grad), make.integers(tokens, vocabulary)
-    run = lambda: F.embedding(ids, table)  # noqa: E731
-    return make.backward(run(), [table]) if grad else run
+    return make.timed(grad, lambda: F.embedding(ids, table), [table])
 
 
 def linear_cross_entropy(make, _operation, rows, width, vocabulary):
