@@ -15,11 +15,18 @@
 namespace plait {
 namespace {
 
-std::string Hex(XXH128_hash_t hash) {
+DigestBytes Canonical(XXH128_hash_t hash) {
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, hash);
+  DigestBytes bytes;
+  static_assert(sizeof(canonical.digest) == sizeof(bytes));
+  std::memcpy(bytes.data(), canonical.digest, sizeof(bytes));
+  return bytes;
+}
+
+std::string HexOf(const DigestBytes& bytes) {
   return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(canonical.digest), sizeof(canonical.digest)));
+      absl::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
 }
 
 }  // namespace
@@ -40,14 +47,18 @@ void DigestStream::Add(const void* data, size_t bytes) {
   if (bytes > 0) XXH3_128bits_update(state_->xxh3, data, bytes);
 }
 
-std::string DigestStream::Hex() const { return plait::Hex(XXH3_128bits_digest(state_->xxh3)); }
+std::string DigestStream::Hex() const { return HexOf(Bytes()); }
+
+DigestBytes DigestStream::Bytes() const { return Canonical(XXH3_128bits_digest(state_->xxh3)); }
 
 std::array<uint64_t, 2> Digest128(const void* data, size_t bytes, uint64_t seed) {
   const XXH128_hash_t hash = XXH3_128bits_withSeed(data, bytes, seed);
   return {hash.low64, hash.high64};
 }
 
-std::string DigestOf(const void* data, size_t bytes) { return Hex(XXH3_128bits(data, bytes)); }
+std::string DigestOf(const void* data, size_t bytes) {
+  return HexOf(Canonical(XXH3_128bits(data, bytes)));
+}
 
 absl::StatusOr<std::string> DigestOfFile(const std::string& path) {
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);

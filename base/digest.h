@@ -1,5 +1,5 @@
-// XXH3-128 digests of bytes and files: 32 lower-case hexadecimal digits, the canonical (big-endian)
-// form. They find damage, not forgery.
+// XXH3-128 digests of bytes and files: 32 lower-case hexadecimal digits, of the canonical form.
+// They find damage, not forgery.
 #pragma once
 
 #include <array>
@@ -12,6 +12,9 @@
 
 namespace plait {
 
+// The canonical (big-endian) form.
+using DigestBytes = std::array<unsigned char, 16>;
+
 class DigestStream {
  public:
   DigestStream();
@@ -22,6 +25,7 @@ class DigestStream {
   void Add(const void* data, size_t bytes);
   // Of everything added so far.
   std::string Hex() const;
+  DigestBytes Bytes() const;
 
  private:
   struct State;

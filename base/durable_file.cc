@@ -57,6 +57,20 @@ absl::Status SystemError(const std::string& path, const std::string& what, int e
   }
 }
 
+absl::Status ReserveFileSpace(const std::string& path, int64_t bytes) {
+  if (bytes == 0) return absl::OkStatus();
+  Descriptor file{::open(path.c_str(), O_WRONLY | O_CLOEXEC)};
+  if (file.number < 0) return SystemError(path, "cannot be opened", errno);
+  int result = 0;
+  do {
+    result = ::fallocate(file.number, FALLOC_FL_KEEP_SIZE, 0, bytes);
+  } while (result != 0 && errno == EINTR);
+  if (result == 0 || errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL) {
+    return absl::OkStatus();
+  }
+  return SystemError(path, absl::StrCat("cannot take ", bytes, " bytes"), errno);
+}
+
 absl::Status SyncFile(const std::string& path) { return Sync(path, 0); }
 
 absl::Status SyncFolder(const std::string& path) { return Sync(path, O_DIRECTORY); }

@@ -28,6 +28,10 @@ inline int64_t NextWriteBytes(int64_t offset, int64_t left) {
 // long); ResourceExhausted (disk or quota full); Unavailable for everything that may pass.
 absl::Status SystemError(const std::string& path, const std::string& what, int error);
 
+// Takes room on the device for the first `bytes` of the file, whose length does not change; writes
+// into it then cost less, and do not fail for want of it. Nothing where the file system cannot.
+// Errors of SystemError: ResourceExhausted where there is no room.
+absl::Status ReserveFileSpace(const std::string& path, int64_t bytes);
 // Waits until the file's bytes are on the device.
 absl::Status SyncFile(const std::string& path);
 // Waits until the folder's entries are.

@@ -492,7 +492,7 @@ absl::Status Hdf5File::ReadRange(const std::string& name, Hdf5Type type, int64_t
 }
 
 absl::StatusOr<int64_t> Hdf5File::ContiguousOffset(const std::string& name) const {
-  PLAIT_RETURN_IF_ERROR(CheckMode(Mode::kReading));
+  PLAIT_RETURN_IF_ERROR(CheckMode(mode_ == Mode::kWriting ? Mode::kWriting : Mode::kReading));
   PLAIT_ASSIGN_OR_RETURN(const hid_t id, OpenDataset(file_, path_, name));
   DatasetHandle dataset(id);
   PLAIT_ASSIGN_OR_RETURN(const Hdf5Dataset description, DescribeOpen(id, path_, name));

@@ -127,7 +127,8 @@ class Hdf5File {
     return values;
   }
   // Where a contiguous dataset's first byte lies in the file, on no particular alignment. Empty
-  // datasets have no place: 0. FailedPrecondition for chunked ones.
+  // datasets have no place: 0. FailedPrecondition for chunked ones. Also while the file is being
+  // written.
   absl::StatusOr<int64_t> ContiguousOffset(const std::string& name) const;
 
   absl::StatusOr<int64_t> IntegerAttribute(const std::string& object,

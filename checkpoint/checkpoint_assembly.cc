@@ -37,16 +37,17 @@ absl::StatusOr<std::vector<CheckpointFile>> GatherFiles(Communicator& world,
   for (int rank = 0; rank < world.size(); ++rank) {
     const int64_t* words = all.data<int64_t>() + rank * kReportWords;
     files.push_back({ShardFileName(rank), words[0],
-                     absl::BytesToHexString(absl::string_view(
-                         reinterpret_cast<const char*>(words + 1), kDigestBytes))});
+                     absl::BytesToHexString(
+                         absl::string_view(reinterpret_cast<const char*>(words + 1), kDigestBytes)),
+                     kDigestSegmentBytes});
   }
   return files;
 }
 
 // Syncs the file while it is read.
-absl::Status Measure(const std::string& path, CheckpointFile& file) {
+absl::Status Measure(const std::string& path, SegmentedDigest written, CheckpointFile& file) {
   std::future<absl::Status> synced = std::async(std::launch::async, SyncFile, path);
-  const absl::StatusOr<std::string> digest = DigestOfFile(path);
+  const absl::StatusOr<std::string> digest = written.Finish(path);
   PLAIT_RETURN_IF_ERROR(synced.get());
   PLAIT_RETURN_IF_ERROR(digest.status());
   file.digest = *digest;
@@ -72,10 +73,12 @@ absl::StatusOr<CheckpointFile> WriteAttachment(const std::string& folder, const 
 }  // namespace
 
 absl::StatusOr<std::vector<CheckpointFile>> CollectRankFiles(Communicator& world,
-                                                             const std::string& folder) {
+                                                             const std::string& folder,
+                                                             SegmentedDigest written) {
   CheckpointFile own;
-  PLAIT_RETURN_IF_ERROR(
-      AgreeOnStatus(world, Measure(absl::StrCat(folder, "/", ShardFileName(world.rank())), own)));
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(
+      world,
+      Measure(absl::StrCat(folder, "/", ShardFileName(world.rank())), std::move(written), own)));
   return GatherFiles(world, own);
 }
 

@@ -7,15 +7,17 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/segmented_digest.h"
 #include "checkpoint/manifest_file.h"
 #include "parallel/communicator.h"
 
 namespace plait {
 
 // Collective: syncs every rank's file in `folder` (ShardFileName), and returns it with length and
-// digest, in rank order.
-absl::StatusOr<std::vector<CheckpointFile>> CollectRankFiles(Communicator& world,
-                                                             const std::string& folder);
+// digest, in rank order. `written`, where the writer has one: what it saw of this rank's file.
+absl::StatusOr<std::vector<CheckpointFile>> CollectRankFiles(
+    Communicator& world, const std::string& folder,
+    SegmentedDigest written = SegmentedDigest(kDigestSegmentBytes));
 
 // Adds the attachments, bytes by name, to the files of `manifest`, then writes the manifest, and
 // syncs everything. DataLoss where the disk gives back other bytes than it was given.

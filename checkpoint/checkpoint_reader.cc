@@ -9,6 +9,7 @@
 #include "base/digest.h"
 #include "base/durable_file.h"
 #include "base/exit_code.h"
+#include "base/segmented_digest.h"
 #include "base/status_macros.h"
 #include "checkpoint/shard_overlap.h"
 #include "parallel/status_agreement.h"
@@ -30,7 +31,9 @@ absl::Status CheckFile(const std::string& folder, const CheckpointFile& file) {
     return absl::DataLossError(
         absl::StrCat(path, ": expected ", file.bytes, " bytes, found ", bytes));
   }
-  PLAIT_ASSIGN_OR_RETURN(const std::string digest, DigestOfFile(path));
+  PLAIT_ASSIGN_OR_RETURN(const std::string digest,
+                         file.segment_bytes > 0 ? SegmentedDigestOfFile(path, file.segment_bytes)
+                                                : DigestOfFile(path));
   if (digest == file.digest) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat(path, ": damaged: expected digest ", file.digest, ", found ", digest));

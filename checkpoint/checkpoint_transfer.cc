@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/durable_file.h"
 #include "base/status_macros.h"
 #include "base/tensor.h"
 
@@ -42,9 +43,11 @@ absl::StatusOr<std::shared_ptr<const void>> CheckpointTensorReader::Read(size_t 
 }
 
 absl::StatusOr<CheckpointTensorWriter> CheckpointTensorWriter::Create(const std::string& path,
+                                                                      int64_t bytes,
                                                                       const TensorPlan& plan) {
   PLAIT_ASSIGN_OR_RETURN(ShardFileWriter file,
                          ShardFileWriter::Create(path, Hdf5Layout::kContiguous));
+  PLAIT_RETURN_IF_ERROR(ReserveFileSpace(path, bytes));
   PLAIT_ASSIGN_OR_RETURN(EarlyWriteback writeback, EarlyWriteback::Of(path));
   return CheckpointTensorWriter(std::move(file), std::move(writeback), plan);
 }
@@ -55,9 +58,12 @@ absl::Status CheckpointTensorWriter::Write(size_t target, int64_t begin, int64_t
   const std::string name = absl::StrCat(kPrefix, tensor.name);
   if (begin == 0) {
     PLAIT_RETURN_IF_ERROR(file_.BeginTensor(name, tensor.dtype, ShardSpec::Whole(tensor.shape)));
+    PLAIT_ASSIGN_OR_RETURN(place_, file_.PlaceOf(name));
   }
+  const auto width = static_cast<int64_t>(SizeOf(tensor.dtype));
   PLAIT_RETURN_IF_ERROR(file_.WriteRange(name, tensor.dtype, begin, count, data));
-  writeback_.Wrote(count * static_cast<int64_t>(SizeOf(tensor.dtype)));
+  digest_.Add(place_ + begin * width, data, count * width);
+  writeback_.Wrote(count * width);
   return absl::OkStatus();
 }
 

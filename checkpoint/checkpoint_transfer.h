@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/allocator.h"
 #include "base/early_writeback.h"
+#include "base/segmented_digest.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/shard_file.h"
 #include "checkpoint/tensor_transfer.h"
@@ -37,14 +39,16 @@ class CheckpointTensorReader : public TensorReader {
 // Writes this rank's targets into its file of a checkpoint.
 class CheckpointTensorWriter : public TensorWriter {
  public:
-  // path: of the file, which must not exist; made at once, and to be synced after Close. The plan
-  // outlives the writer.
-  static absl::StatusOr<CheckpointTensorWriter> Create(const std::string& path,
+  // path: of the file, which must not exist; made at once, with room for `bytes` of tensors, and to
+  // be synced after Close. The plan outlives the writer.
+  static absl::StatusOr<CheckpointTensorWriter> Create(const std::string& path, int64_t bytes,
                                                        const TensorPlan& plan);
 
   absl::Status Write(size_t target, int64_t begin, int64_t count, const void* data) override;
   absl::Status End(size_t target, const std::string& digest) override;
   absl::Status Close() { return file_.Close(); }
+  // What was written, for CollectRankFiles.
+  SegmentedDigest TakeDigest() { return std::move(digest_); }
 
  private:
   CheckpointTensorWriter(ShardFileWriter file, EarlyWriteback writeback, const TensorPlan& plan)
@@ -53,6 +57,8 @@ class CheckpointTensorWriter : public TensorWriter {
   ShardFileWriter file_;
   EarlyWriteback writeback_;
   const TensorPlan& plan_;
+  SegmentedDigest digest_{kDigestSegmentBytes};
+  int64_t place_ = 0;  // of the target that is being written, in the file
 };
 
 }  // namespace plait

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kFormatVersion = 1;
 constexpr int kRecursionLimit = 64;
+constexpr int64_t kMinSegmentBytes = 64 << 10;  // shorter ones take memory for nothing
 constexpr size_t kDigestDigits = 32;
 constexpr char kDigestLine[] = "# digest of the lines above: ";
 
@@ -60,6 +61,7 @@ std::string CheckpointManifestText(const CheckpointManifest& manifest) {
     entry->set_name(file.name);
     entry->set_bytes(file.bytes);
     entry->set_digest(file.digest);
+    if (file.segment_bytes > 0) entry->set_segment_bytes(file.segment_bytes);
   }
   std::string text;
   PLAIT_CHECK(google::protobuf::TextFormat::PrintToString(message, &text));
@@ -110,7 +112,11 @@ absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& te
       return Damaged(
           path, absl::StrCat("bad file entry '", file.name(), "' of ", file.bytes(), " bytes"));
     }
-    manifest.files.push_back({file.name(), file.bytes(), file.digest()});
+    if (file.has_segment_bytes() && file.segment_bytes() < kMinSegmentBytes) {
+      return Damaged(path, absl::StrCat(file.name(), ": segment_bytes is ", file.segment_bytes(),
+                                        ", at least ", kMinSegmentBytes, " are read"));
+    }
+    manifest.files.push_back({file.name(), file.bytes(), file.digest(), file.segment_bytes()});
   }
   return manifest;
 }

@@ -29,6 +29,7 @@ struct CheckpointFile {
   std::string name;  // inside the checkpoint's folder
   int64_t bytes = 0;
   std::string digest;
+  int64_t segment_bytes = 0;  // of the digest, see base/segmented_digest.h; 0: of all bytes at once
 };
 
 struct CheckpointManifest {

@@ -1,5 +1,6 @@
 #include "checkpoint/safetensors_transfer.h"
 
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,7 +32,7 @@ SafetensorsLayout SafetensorsLayout::For(const TensorPlan& plan, int64_t max_fil
   std::vector<std::vector<SafetensorsTensor>> files(1);
   int64_t bytes_in_file = 0;
   for (const PlannedTensor& target : plan.targets) {
-    const int64_t bytes = target.shape.num_elements() * static_cast<int64_t>(SizeOf(target.dtype));
+    const int64_t bytes = target.bytes();
     if (!files.back().empty() && bytes_in_file + bytes > max_file_bytes) {
       files.emplace_back();
       bytes_in_file = 0;
@@ -83,26 +84,27 @@ absl::Status SafetensorsLayout::CreateFiles(const std::string& folder) const {
 absl::Status SafetensorsFolderWriter::Write(size_t target, int64_t begin, int64_t count,
                                             const void* data) {
   const size_t file = layout_.file_of_target[target];
-  auto open = open_.find(file);
-  if (open == open_.end()) {
+  if (!open_ || open_->index != file) {
+    PLAIT_RETURN_IF_ERROR(Finish());
     const SafetensorsLayout::File& description = layout_.files[file];
     const std::string path = absl::StrCat(folder_, "/", description.name);
     PLAIT_ASSIGN_OR_RETURN(SafetensorsWriter writer,
                            SafetensorsWriter::Open(path, description.header));
     PLAIT_ASSIGN_OR_RETURN(EarlyWriteback writeback, EarlyWriteback::Of(path));
-    open = open_.emplace(file, OpenFile{std::move(writer), std::move(writeback)}).first;
+    open_.emplace(OpenFile{file, std::move(writer), std::move(writeback)});
   }
   const int64_t width = static_cast<int64_t>(SizeOf(plan_.targets[target].dtype));
-  PLAIT_RETURN_IF_ERROR(open->second.writer.Write(layout_.begin_of_target[target] + begin * width,
-                                                  data, count * width));
-  open->second.writeback.Wrote(count * width);
+  PLAIT_RETURN_IF_ERROR(
+      open_->writer.Write(layout_.begin_of_target[target] + begin * width, data, count * width));
+  open_->writeback.Wrote(count * width);
   return absl::OkStatus();
 }
 
 absl::Status SafetensorsFolderWriter::Finish() {
-  for (auto& [file, open] : open_) PLAIT_RETURN_IF_ERROR(open.writer.Finish());
-  open_.clear();
-  return absl::OkStatus();
+  if (!open_) return absl::OkStatus();
+  const absl::Status status = open_->writer.Finish();
+  open_.reset();
+  return status;
 }
 
 }  // namespace plait

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -61,18 +61,20 @@ class SafetensorsFolderWriter : public TensorWriter {
 
   absl::Status Write(size_t target, int64_t begin, int64_t count, const void* data) override;
   absl::Status End(size_t, const std::string&) override { return absl::OkStatus(); }
-  // Syncs the files that were written to.
+  // Syncs what was written to.
   absl::Status Finish();
 
  private:
   std::string folder_;
   const TensorPlan& plan_;
   const SafetensorsLayout& layout_;
+  // The one that is being written to: a rank's targets ascend, and so do their files.
   struct OpenFile {
+    size_t index = 0;
     SafetensorsWriter writer;
     EarlyWriteback writeback;
   };
-  std::map<size_t, OpenFile> open_;  // by file
+  std::optional<OpenFile> open_;
 };
 
 }  // namespace plait

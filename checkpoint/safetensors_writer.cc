@@ -21,7 +21,7 @@ absl::Status SafetensorsWriter::Create(const std::string& path, const Safetensor
   if (::truncate(path.c_str(), header.data_offset + data_bytes) != 0) {
     return SystemError(path, "cannot be made long enough", errno);
   }
-  return absl::OkStatus();
+  return ReserveFileSpace(path, header.data_offset + data_bytes);
 }
 
 absl::StatusOr<SafetensorsWriter> SafetensorsWriter::Open(const std::string& path,

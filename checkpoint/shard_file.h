@@ -50,6 +50,10 @@ class ShardFileWriter {
   // Elements [begin, begin + count) of the shard.
   absl::Status WriteRange(const std::string& name, DType dtype, int64_t begin, int64_t count,
                           const void* data);
+  // Where the first byte of a tensor that was begun lies in the file. kContiguous only.
+  absl::StatusOr<int64_t> PlaceOf(const std::string& name) const {
+    return file_.ContiguousOffset(name);
+  }
   absl::Status EndTensor(const std::string& name, const std::string& digest);
   // Writes out everything; the file still has to be synced.
   absl::Status Close() { return file_.Close(); }

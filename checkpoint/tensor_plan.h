@@ -54,6 +54,8 @@ struct PlannedTensor {
   DType dtype = DType::kF32;
   Shape shape;
   std::vector<TensorSegment> segments;  // all its elements, in order
+
+  int64_t bytes() const { return shape.num_elements() * static_cast<int64_t>(SizeOf(dtype)); }
 };
 
 struct TensorPlan {

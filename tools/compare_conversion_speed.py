@@ -7,9 +7,8 @@ usage: tools/compare_conversion_speed.py PLAIT SCRATCH [--model jamba] [--ranks 
 SCRATCH (a folder to be made and removed) needs three times the room of the model. `plait convert` ends with its bytes on
 the device, so `cp` is timed with the `sync` that follows, and shown without. Before each: what was made last is removed,
 sync, and what is to be read is read, so that it comes from memory. The first of a round takes turns. A virtual machine
-gives freed memory back to its host within seconds and gets it again slowly, which swamps all else where the model is
-large: keep it small, and look at the spread. What a small model takes (mpirun's start above all) is shown apart: it
-does not grow with the model.
+gives freed memory back to its host within seconds and gets it again slowly: look at the spread. What a small model
+takes (mpirun's start above all) is shown apart: it does not grow with the model.
 """
 
 import argparse

@@ -42,9 +42,7 @@ std::string DTypeOfTargets(const TensorPlan& plan) {
 
 int64_t ConversionWork::target_bytes() const {
   int64_t bytes = 0;
-  for (const PlannedTensor& target : plan.targets) {
-    bytes += target.shape.num_elements() * static_cast<int64_t>(SizeOf(target.dtype));
-  }
+  for (const PlannedTensor& target : plan.targets) bytes += target.bytes();
   return bytes;
 }
 

@@ -50,7 +50,7 @@ std::vector<std::string> FilesOfSources(const CheckpointReader& checkpoint,
 std::string ConfigDType(const TensorPlan& plan) {
   std::map<DType, int64_t> bytes;
   for (const PlannedTensor& target : plan.targets) {
-    bytes[target.dtype] += target.shape.num_elements() * static_cast<int64_t>(SizeOf(target.dtype));
+    bytes[target.dtype] += target.bytes();
   }
   const auto most = std::max_element(
       bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });

@@ -106,16 +106,31 @@ CheckpointManifest ManifestOf(const Import& import, const ConversionResult& resu
   return manifest;
 }
 
-absl::Status WriteOwnFile(Communicator& world, const ConversionOptions& options,
-                          const Import& import, const std::string& folder, double& seconds,
-                          TransferDigests& digests) {
-  absl::StatusOr<CheckpointTensorWriter> writer = CheckpointTensorWriter::Create(
-      absl::StrCat(folder, "/", ShardFileName(world.rank())), import.work.plan);
+int64_t BytesOfRank(const TensorPlan& plan, const TransferDeal& deal, int rank) {
+  int64_t bytes = 0;
+  for (size_t i = 0; i < plan.targets.size(); ++i) {
+    if (deal.rank_of_target[i] == rank) bytes += plan.targets[i].bytes();
+  }
+  return bytes;
+}
+
+// Collective: every rank's file, in rank order.
+absl::StatusOr<std::vector<CheckpointFile>> WriteFiles(Communicator& world,
+                                                       const ConversionOptions& options,
+                                                       const Import& import,
+                                                       const std::string& folder, double& seconds,
+                                                       TransferDigests& digests) {
+  const auto& [sources, file_of_source, plan, file_of_target] = import.work;
+  const TransferDeal deal = DealTransfer(plan, sources, world.size());
+  absl::StatusOr<CheckpointTensorWriter> writer =
+      CheckpointTensorWriter::Create(absl::StrCat(folder, "/", ShardFileName(world.rank())),
+                                     BytesOfRank(plan, deal, world.rank()), plan);
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, writer.status()));
   SafetensorsReader reader(import.folder);
   PLAIT_ASSIGN_OR_RETURN(
       digests, TransferWithProgress(world, options, import.work, reader, *writer, seconds));
-  return AgreeOnStatus(world, writer->Close());
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, writer->Close()));
+  return CollectRankFiles(world, folder, writer->TakeDigest());
 }
 
 }  // namespace
@@ -143,8 +158,8 @@ absl::StatusOr<ConversionResult> ImportHuggingFace(Communicator& world,
   TransferDigests digests;
   std::vector<CheckpointFile> files;
   const auto fill = [&](const std::string& folder) -> absl::Status {
-    PLAIT_RETURN_IF_ERROR(WriteOwnFile(world, options, *import, folder, result.seconds, digests));
-    PLAIT_ASSIGN_OR_RETURN(files, CollectRankFiles(world, folder));
+    PLAIT_ASSIGN_OR_RETURN(files,
+                           WriteFiles(world, options, *import, folder, result.seconds, digests));
     return absl::OkStatus();
   };
   const auto complete = [&](const std::string& folder) -> absl::Status {

@@ -41,5 +41,18 @@ TEST(DurableFileTest, AFileWhereAFolderMustBeIsNamed) {
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("a/b: cannot be created")));
 }
 
+TEST(DurableFileTest, ReservedSpaceChangesNothingAndMoreThanThereIsIsRefused) {
+  TemporaryFolder folder;
+  const std::string path = folder.File("a");
+  ASSERT_OK(WriteFileDurably(path, "content"));
+  ASSERT_OK(ReserveFileSpace(path, 0));
+  ASSERT_OK(ReserveFileSpace(path, 1 << 20));
+  EXPECT_EQ(*ReadWholeFile(path, 1 << 20), "content");
+  EXPECT_THAT(ReserveFileSpace(path, int64_t{1} << 60),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("/a: cannot take")));
+  EXPECT_THAT(ReserveFileSpace(folder.File("b"), 1),
+              StatusIs(absl::StatusCode::kNotFound, HasSubstr("/b")));
+}
+
 }  // namespace
 }  // namespace plait

@@ -12,6 +12,7 @@
 #include "base/durable_file.h"
 #include "base/exit_code.h"
 #include "base/random.h"
+#include "base/segmented_digest.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/checkpoint_writer.h"
 #include "checkpoint/retention.h"
@@ -142,6 +143,24 @@ TEST_F(DamageTest, ManifestMayNotNameAFileElsewhere) {
   manifest.files = {{"../rank-00000.h5", 1, ""}};
   EXPECT_THAT(ParseCheckpointManifest(CheckpointManifestText(manifest), "manifest"),
               StatusIs(absl::StatusCode::kDataLoss, HasSubstr("bad file entry")));
+}
+
+TEST_F(DamageTest, DigestsOfWholeFilesAreReadAsWell) {
+  ASSERT_OK_AND_ASSIGN(const std::string saved, writer_.Save(SmallContent(1)));
+  ASSERT_OK_AND_ASSIGN(CheckpointManifest manifest, ReadCheckpointManifest(saved));
+  CheckpointFile& file = manifest.files.at(0);
+  ASSERT_EQ(file.name, "rank-00000.h5");
+  EXPECT_EQ(file.segment_bytes, kDigestSegmentBytes);
+  file.segment_bytes = 0;
+  Overwrite(saved + "/manifest.textproto", CheckpointManifestText(manifest));
+  ExpectRefused(saved, "rank-00000.h5", "a digest of segments, taken for the whole file's");
+  ASSERT_OK_AND_ASSIGN(file.digest, DigestOfFile(saved + "/rank-00000.h5"));
+  Overwrite(saved + "/manifest.textproto", CheckpointManifestText(manifest));
+  EXPECT_OK(CheckpointReader::Open(saved));
+  file.segment_bytes = 1;
+  EXPECT_THAT(
+      ParseCheckpointManifest(CheckpointManifestText(manifest), "manifest"),
+      StatusIs(absl::StatusCode::kDataLoss, HasSubstr("rank-00000.h5: segment_bytes is 1")));
 }
 
 TEST_F(DamageTest, LeftoversAreRemovedAtStartAndNothingElse) {
