@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs plait under tools/launch/mpirun.sh: the doctor, and signals to a training run.
+"""Runs plait under tools/launch/mpirun.sh: the doctor, what the launcher sets, and signals to a training run.
 
 usage: launch_test.py PLAIT [unittest arguments]
 """
@@ -46,6 +46,34 @@ class DoctorTest(unittest.TestCase):
         self.assertTrue(figures["shared_window"])
         for name, value in figures.items():
             self.assertGreater(value, 0, name)
+
+
+class NetworkTest(unittest.TestCase):
+    """Only on this host alone does the launcher say how messages go."""
+
+    def layer(self, *options, **variables):
+        environment = {name: value for name, value in os.environ.items() if name != "OMPI_MCA_pml"}
+        done = subprocess.run([LAUNCH, "-n", "1", *options, "sh", "-c", "echo ${OMPI_MCA_pml-any}"], text=True,
+                              capture_output=True, timeout=60, check=False, env={**environment, **variables})
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout.strip()
+
+    def test_on_this_host_no_network_is_looked_for(self):
+        self.assertEqual(self.layer(), "ob1")
+        self.assertEqual(self.layer("--bind-to", "none"), "ob1")
+
+    def test_what_the_user_sets_stays(self):
+        self.assertEqual(self.layer(OMPI_MCA_pml="^ucx"), "^ucx")
+
+    def test_hosts_may_have_any_network(self):
+        self.assertEqual(self.layer("--host", "localhost"), "any")
+        self.assertEqual(self.layer("-H", "localhost"), "any")
+        with tempfile.NamedTemporaryFile("w") as hosts:
+            hosts.write("localhost slots=1\n")
+            hosts.flush()
+            self.assertEqual(self.layer("--hostfile", hosts.name), "any")
+            self.assertEqual(self.layer("-machinefile", hosts.name), "any")
+        self.assertEqual(self.layer(LSB_JOBID="7"), "any")
 
 
 class SignalsTest(unittest.TestCase):
