@@ -11,6 +11,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/durable_file.h"
 
 namespace plait {
 namespace {
@@ -62,8 +63,7 @@ std::string DigestOf(const void* data, size_t bytes) {
 
 absl::StatusOr<std::string> DigestOfFile(const std::string& path) {
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0)
-    return absl::NotFoundError(absl::StrCat(path, ": cannot be opened: ", std::strerror(errno)));
+  if (file < 0) return SystemError(path, "cannot be opened", errno);
   DigestStream digest;
   std::vector<char> buffer(128 << 10);  // stays in a core's cache
   ssize_t got = 0;

@@ -36,8 +36,8 @@ std::string DigestOf(const void* data, size_t bytes);
 // As two numbers, low and high; another digest for every seed.
 std::array<uint64_t, 2> Digest128(const void* data, size_t bytes, uint64_t seed);
 
-// Of a whole file, read in pieces. NotFound where there is no such file; DataLoss where it cannot
-// be read.
+// Of a whole file, read in pieces. Errors of SystemError where it cannot be opened; DataLoss where
+// it cannot be read.
 absl::StatusOr<std::string> DigestOfFile(const std::string& path);
 
 }  // namespace plait

@@ -273,9 +273,12 @@ absl::StatusOr<Hdf5File> Hdf5File::Open(const std::string& path) {
   file.path_ = path;
   file.file_ = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.id());
   if (file.file_ < 0) {
+    const Reason reason = TakeReason();
+    if (reason.error_number == EMFILE || reason.error_number == ENFILE) {
+      return SystemError(path, "cannot be opened", reason.error_number);
+    }
     return absl::DataLossError(absl::StrCat(
-        path,
-        ": cannot be opened as HDF5 (damaged, cut short or never closed): ", TakeReason().text));
+        path, ": cannot be opened as HDF5 (damaged, cut short or never closed): ", reason.text));
   }
   file.mode_ = Mode::kReading;
   return file;

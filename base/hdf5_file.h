@@ -16,7 +16,8 @@
 // Errors name the file and the dataset: NotFound (no such file, dataset or attribute),
 // AlreadyExists, InvalidArgument (another type, a range outside), DataLoss (not HDF5, damaged,
 // checksum mismatch), ResourceExhausted (disk, quota or file-size limit full), Unavailable (any
-// other failed write); where a file cannot be created, those of SystemError.
+// other failed write); where a file cannot be created, or no more files can be open, those of
+// SystemError.
 #pragma once
 
 #include <cstdint>

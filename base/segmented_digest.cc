@@ -9,10 +9,13 @@
 #include <cerrno>
 #include <cstring>
 #include <mutex>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/durable_file.h"
 #include "base/execution.h"
 #include "base/status_macros.h"
 
@@ -22,7 +25,8 @@ namespace {
 constexpr int64_t kBufferBytes = 128 << 10;  // stays in a core's cache
 // Segments that a thread takes at once: a run of MiBs on the device.
 constexpr int64_t kRunBytes = 16 << 20;
-constexpr int kMaxThreads = 8;
+// They wait for the device for the most part: a rank's share of the cores is no bound.
+constexpr int kMaxThreads = 4;
 
 class OpenFile {
  public:
@@ -30,7 +34,7 @@ class OpenFile {
     OpenFile file(path);
     file.descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (file.descriptor_ >= 0) return file;
-    return absl::NotFoundError(absl::StrCat(path, ": cannot be opened: ", std::strerror(errno)));
+    return SystemError(path, "cannot be opened", errno);
   }
   OpenFile(OpenFile&& other) noexcept
       : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
@@ -100,7 +104,11 @@ absl::Status SumSegments(const OpenFile& file, int64_t file_bytes, int64_t segme
   const size_t threads = std::min<size_t>(std::min(kMaxThreads, NumAvailableCores()),
                                           (segments.size() + run - 1) / run);
   std::vector<std::thread> others;
-  for (size_t i = 1; i < threads; ++i) others.emplace_back(work);
+  try {
+    for (size_t i = 1; i < threads; ++i) others.emplace_back(work);
+  } catch (const std::system_error&) {
+    // No more threads: these do it.
+  }
   work();
   for (std::thread& other : others) other.join();
   return status;
@@ -147,7 +155,7 @@ absl::StatusOr<std::string> SegmentedDigest::Finish(const std::string& path) {
     return absl::DataLossError(
         absl::StrCat(path, ": wrote ", end_, " bytes, the file has ", bytes));
   }
-  const int64_t count = (bytes + segment_bytes_ - 1) / segment_bytes_;
+  const int64_t count = bytes / segment_bytes_ + (bytes % segment_bytes_ == 0 ? 0 : 1);
   std::vector<DigestBytes> digests(static_cast<size_t>(count));
   std::vector<int64_t> to_read;
   for (int64_t i = 0; i < count; ++i) {

@@ -17,8 +17,14 @@
 namespace plait {
 namespace {
 
+// What may pass (too many open files, a server that does not answer) says nothing of the
+// checkpoint.
+bool MayPass(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status);
+}
+
 absl::Status Bad(absl::Status status) {
-  return WithExitCode(std::move(status), ExitCode::kBadCheckpoint);
+  return MayPass(status) ? status : WithExitCode(std::move(status), ExitCode::kBadCheckpoint);
 }
 
 // Length first: it tells a file cut short from a damaged one.
@@ -48,6 +54,11 @@ absl::Status Agree(Communicator& world, absl::Status own) {
 absl::Status CheckSameOnAll(Communicator& world, const std::string& what, const std::string& text) {
   absl::Status status = CheckSameText(world, what, text);
   return IsAgreed(status) ? Bad(std::move(status)) : status;
+}
+
+bool IsModelFolder(const std::string& folder) {
+  std::error_code ignored;
+  return std::filesystem::exists(absl::StrCat(folder, "/config.json"), ignored);
 }
 
 // The first of `elements` that no copy writes; -1 where there is none.
@@ -285,12 +296,16 @@ absl::StatusOr<CheckpointReader> OpenNewestCheckpoint(Communicator& world,
   for (const CheckpointEntry& entry : entries) {
     absl::StatusOr<CheckpointReader> reader = CheckpointReader::Open(world, entry.folder);
     // Older checkpoints do not help where the ranks cannot talk to each other.
-    if (reader.ok() || !IsAgreed(reader.status())) return reader;
+    if (reader.ok() || !IsAgreed(reader.status()) || MayPass(reader.status())) return reader;
     rejected->push_back({entry.folder, std::string(reader.status().message())});
   }
   return Agree(world,
                absl::NotFoundError(entries.empty()
-                                       ? absl::StrCat(checkpoints_folder, ": holds no checkpoint")
+                                       ? absl::StrCat(checkpoints_folder, ": holds no checkpoint",
+                                                      IsModelFolder(checkpoints_folder)
+                                                          ? "; it is a model folder: make one of "
+                                                            "it with plait convert"
+                                                          : "")
                                        : absl::StrCat(checkpoints_folder, ": none of its ",
                                                       entries.size(), " checkpoints verifies")));
 }

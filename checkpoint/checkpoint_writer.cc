@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/durable_file.h"
+#include "base/exit_code.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint_assembly.h"
+#include "checkpoint/pending_folder.h"
 #include "checkpoint/retention.h"
 #include "checkpoint/shard_file.h"
 #include "checkpoint/shard_overlap.h"
@@ -81,6 +84,14 @@ absl::Status CheckState(const NamedState& state) {
   return absl::OkStatus();
 }
 
+// A disk that gives back other bytes, has become read-only or is gone: the run may go on later, or
+// elsewhere, from its last checkpoint.
+absl::Status OfDisk(absl::Status status) {
+  const bool is_of_disk =
+      absl::IsDataLoss(status) || absl::IsPermissionDenied(status) || absl::IsNotFound(status);
+  return is_of_disk ? WithExitCode(std::move(status), ExitCode::kTryAgain) : status;
+}
+
 }  // namespace
 
 absl::Status CheckpointWriter::RemoveLeftovers() {
@@ -111,12 +122,7 @@ absl::Status CheckpointWriter::Publish(const std::string& temporary, const std::
                                             .texts = content.state.texts,
                                             .files = std::move(files)},
                                            content.attachments));
-  const std::string folder = absl::StrCat(checkpoints_folder_, "/", name);
-  std::error_code ignored;
-  if (std::filesystem::exists(folder, ignored)) {
-    PLAIT_RETURN_IF_ERROR(RetireCheckpoint(checkpoints_folder_, content.description.step));
-  }
-  PLAIT_RETURN_IF_ERROR(RenameDurably(temporary, folder));
+  PLAIT_RETURN_IF_ERROR(ReplaceFolder(temporary, absl::StrCat(checkpoints_folder_, "/", name)));
   return RetainNewest(checkpoints_folder_, content.description.step, keep_);
 }
 
@@ -128,7 +134,7 @@ absl::StatusOr<std::string> CheckpointWriter::Save(const CheckpointContent& cont
   // Agreed: no rank is writing any more.
   std::error_code ignored;
   if (world_.rank() == 0) std::filesystem::remove_all(temporary, ignored);
-  return Annotate(status, absl::StrCat("checkpoint of step ", content.description.step));
+  return OfDisk(Annotate(status, absl::StrCat("checkpoint of step ", content.description.step)));
 }
 
 absl::Status CheckpointWriter::SaveAs(const std::string& name, const std::string& temporary,

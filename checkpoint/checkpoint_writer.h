@@ -40,7 +40,8 @@ class CheckpointWriter {
   // Collective; returns the checkpoint's folder. One of the same step is replaced. Scalars and
   // attachments are rank 0's; FailedPrecondition where another rank's step or scalars differ.
   // ResourceExhausted (naming the bytes needed and free where the disk is too small), Unavailable,
-  // DataLoss. The same error on every rank, "rank 2: ..." where not all have it.
+  // DataLoss, all with exit code 75 (base/exit_code.h). The same error on every rank, "rank 2: ..."
+  // where not all have it.
   absl::StatusOr<std::string> Save(const CheckpointContent& content);
 
  private:

@@ -17,7 +17,8 @@ namespace {
 
 constexpr int kFormatVersion = 1;
 constexpr int kRecursionLimit = 64;
-constexpr int64_t kMinSegmentBytes = 64 << 10;  // shorter ones take memory for nothing
+// Shorter segments take memory for nothing; longer ones leave threads without work.
+constexpr int64_t kMinSegmentBytes = 64 << 10, kMaxSegmentBytes = 1 << 30;
 constexpr size_t kDigestDigits = 32;
 constexpr char kDigestLine[] = "# digest of the lines above: ";
 
@@ -112,9 +113,10 @@ absl::StatusOr<CheckpointManifest> ParseCheckpointManifest(const std::string& te
       return Damaged(
           path, absl::StrCat("bad file entry '", file.name(), "' of ", file.bytes(), " bytes"));
     }
-    if (file.has_segment_bytes() && file.segment_bytes() < kMinSegmentBytes) {
+    if (file.has_segment_bytes() &&
+        (file.segment_bytes() < kMinSegmentBytes || file.segment_bytes() > kMaxSegmentBytes)) {
       return Damaged(path, absl::StrCat(file.name(), ": segment_bytes is ", file.segment_bytes(),
-                                        ", at least ", kMinSegmentBytes, " are read"));
+                                        ", expected ", kMinSegmentBytes, " to ", kMaxSegmentBytes));
     }
     manifest.files.push_back({file.name(), file.bytes(), file.digest(), file.segment_bytes()});
   }

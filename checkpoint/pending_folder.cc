@@ -45,14 +45,23 @@ absl::Status BeginFolder(const std::string& target, int64_t needed_bytes) {
 absl::Status PublishFolder(const std::string& target) {
   const std::string folder = PendingFolderOf(target);
   PLAIT_RETURN_IF_ERROR(SyncFolder(folder));
-  std::error_code ignored;
-  const fs::path trash = Beside(target, "tmp.trash.");
-  if (fs::exists(target, ignored)) {
-    PLAIT_RETURN_IF_ERROR(RemoveAll(trash));
-    PLAIT_RETURN_IF_ERROR(RenameDurably(target, trash.string()));
+  return ReplaceFolder(folder, target);
+}
+
+absl::Status ReplaceFolder(const std::string& folder, const std::string& target) {
+  std::error_code error;
+  const fs::path old = Beside(target, "tmp.trash.");
+  const bool replaces = fs::exists(target, error);
+  if (replaces) {
+    PLAIT_RETURN_IF_ERROR(RemoveAll(old));
+    PLAIT_RETURN_IF_ERROR(RenameDurably(target, old.string()));
   }
-  PLAIT_RETURN_IF_ERROR(RenameDurably(folder, target));
-  return RemoveAll(trash);
+  const absl::Status renamed = RenameDurably(folder, target);
+  if (renamed.ok()) return RemoveAll(old);
+  if (replaces) fs::rename(old, target, error);
+  if (!replaces || !error) return renamed;
+  return absl::Status(renamed.code(), absl::StrCat(renamed.message(), "; what was there is ",
+                                                   old.string(), " now"));
 }
 
 void DiscardFolder(const std::string& target) {

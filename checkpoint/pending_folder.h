@@ -16,8 +16,11 @@ std::string PendingFolderOf(const std::string& target);
 // Makes the temporary folder, empty, and the folders above it. ResourceExhausted where the disk has
 // not `needed_bytes` free.
 absl::Status BeginFolder(const std::string& target, int64_t needed_bytes);
-// Syncs its entries, and renames it. A folder that has the name already leaves first.
+// Syncs its entries, and gives it its name by ReplaceFolder.
 absl::Status PublishFolder(const std::string& target);
+// Renames `folder` to `target`, durably. A folder that has the name already leaves it, and is
+// removed when the new one is there; where that fails, it has its name again.
+absl::Status ReplaceFolder(const std::string& folder, const std::string& target);
 // Removes the temporary folder.
 void DiscardFolder(const std::string& target);
 

@@ -16,6 +16,7 @@
 namespace plait {
 namespace {
 
+constexpr char kLfsPointer[] = "version https://git-lfs";
 using simdjson::dom::element;
 
 constexpr int64_t kLengthBytes = 8;
@@ -188,6 +189,9 @@ absl::StatusOr<SafetensorsHeader> ParseJson(std::string_view json, int64_t data_
 absl::StatusOr<SafetensorsHeader> Parse(std::string_view file) {
   if (file.size() < kLengthBytes) {
     return Error(absl::StrCat("expected at least 8 bytes, found ", file.size()));
+  }
+  if (file.substr(0, sizeof(kLfsPointer) - 1) == kLfsPointer) {
+    return Error("is a Git LFS pointer; fetch the file that it stands for (git lfs pull)");
   }
   uint64_t length = 0;
   for (int i = kLengthBytes - 1; i >= 0; --i) {

@@ -161,6 +161,9 @@ bool BytePairEncoding::MayCutBefore(std::string_view symbol) const {
   const bool all_bytes =
       byte_fallback_ && std::find(id_of_byte_.begin(), id_of_byte_.end(), -1) == id_of_byte_.end();
   if (unknown_id_ >= 0 && !all_bytes) return false;
+  // Where it is dropped, the pieces around it meet.
+  int length = 0;
+  if (!all_bytes && !id_of_character_.contains(DecodeUtf8(symbol, &length))) return false;
   return std::none_of(merges_.begin(), merges_.end(), [&](const auto& merge) {
     std::string_view piece = PieceOf(merge.second.id);
     while (piece.substr(0, symbol.size()) == symbol) piece.remove_prefix(symbol.size());

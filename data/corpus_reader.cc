@@ -83,8 +83,11 @@ absl::StatusOr<CorpusReader> CorpusReader::Open(const std::vector<std::string>& 
       fs::recursive_directory_iterator entry(input, error), end;
       for (; !error && entry != end; entry.increment(error)) {
         const bool hidden = entry->path().filename().string().front() == '.';
-        if (hidden && entry->is_directory()) entry.disable_recursion_pending();
-        if (hidden || !entry->is_regular_file()) continue;
+        if (hidden && entry->is_directory(error)) entry.disable_recursion_pending();
+        if (hidden) continue;
+        const bool is_file = entry->is_regular_file(error);
+        if (error) return SystemError(entry->path().string(), "cannot be read", error.value());
+        if (!is_file) continue;
         found.push_back({entry->path().string(), entry->path().lexically_relative(input).string()});
       }
       if (error) return SystemError(input, "cannot be listed", error.value());

@@ -35,6 +35,11 @@ absl::Status ReadConfig(const JsonTokenizer& tokenizer, const std::string& confi
                                                           {"pad_token", &tokens->pad},
                                                           {"unk_token", &tokens->unk}};
   return document.root().ForEachMember([&](std::string_view name, JsonValue value) -> absl::Status {
+    if ((name == "add_bos_token" && value.kind() == JsonValue::Kind::kBoolean &&
+         !value.boolean()) ||
+        (name == "bos_token" && value.is_null())) {
+      tokens->bos_begins_prompts = false;
+    }
     for (const auto& [field, id] : fields) {
       if (name != field || value.is_null()) continue;
       PLAIT_ASSIGN_OR_RETURN(const std::string piece, NameOf(value));

@@ -13,6 +13,9 @@ namespace plait {
 
 struct DocumentTokens {
   int32_t bos = -1, eos = -1, pad = -1, unk = -1;  // -1: not known
+  // Whether a prompt begins with bos where the post-processor says nothing: not where the
+  // tokenizer_config.json has "add_bos_token": false or "bos_token": null.
+  bool bos_begins_prompts = true;
 };
 
 // config: content of a tokenizer_config.json, or "". InvalidArgument, beginning with `config_name`,

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/json_numbers.h"
 #include "base/status_macros.h"
 
 namespace plait {
@@ -126,9 +127,10 @@ absl::StatusOr<JsonDocument> JsonDocument::Parse(const std::string& text, std::s
                                                  int max_depth) {
   JsonDocument document;
   simdjson::dom::parser& parser = document.parser_->parser;
+  const std::string readable = WithReadableNumbers(text, NotFinite::kNull);
   auto error =
-      parser.allocate(text.size() + simdjson::SIMDJSON_PADDING, static_cast<size_t>(max_depth));
-  if (error == simdjson::SUCCESS) error = parser.parse(text).get(document.parser_->root);
+      parser.allocate(readable.size() + simdjson::SIMDJSON_PADDING, static_cast<size_t>(max_depth));
+  if (error == simdjson::SUCCESS) error = parser.parse(readable).get(document.parser_->root);
   if (error != simdjson::SUCCESS) {
     return absl::InvalidArgumentError(
         absl::StrCat(std::string(name), ": not JSON: ", simdjson::error_message(error)));

@@ -41,7 +41,8 @@ const char* Describe(JsonValue::Kind kind);
 class JsonDocument {
  public:
   // InvalidArgument, beginning with `name`, where `text` is not JSON or nests deeper than
-  // `max_depth`. Numbers beyond 64 bits are refused.
+  // `max_depth`. Integers of 20 digits and more are real numbers; NaN and Infinity,
+  // which Python writes, are null (base/json_numbers.h).
   static absl::StatusOr<JsonDocument> Parse(const std::string& text, std::string_view name,
                                             int max_depth);
 

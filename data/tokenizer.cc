@@ -84,6 +84,7 @@ absl::StatusOr<Tokenizer> Tokenizer::FromBytes(std::string bytes, const std::str
         FindDocumentTokens(json, config,
                            (std::filesystem::path(name).parent_path() / kTokenizerConfigName)));
     tokenizer.bos_id_ = tokens.bos;
+    tokenizer.bos_begins_prompts_ = tokens.bos_begins_prompts;
     tokenizer.eos_id_ = tokens.eos;
     tokenizer.pad_id_ = tokens.pad;
     tokenizer.unk_id_ = tokens.unk;
@@ -126,7 +127,7 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::EncodePrompt(std::string_view te
   std::vector<int32_t> ids;
   if (json_ && json_->post_processor().has_template()) {
     ids = json_->post_processor().before();
-  } else if (bos_id_ >= 0) {
+  } else if (bos_id_ >= 0 && bos_begins_prompts_) {
     ids.push_back(bos_id_);
   }
   PLAIT_RETURN_IF_ERROR(json_ ? json_->Encode(text, SpecialNames::kTokens, nullptr, &ids)

@@ -101,6 +101,7 @@ class Tokenizer {
   std::string digest_;
   std::vector<std::string> id_bytes_;
   int32_t bos_id_ = -1, eos_id_ = -1, pad_id_ = -1, unk_id_ = -1;
+  bool bos_begins_prompts_ = true;
   bool has_dummy_prefix_ = false;
   bool strips_first_space_ = false;
   bool is_lossless_ = false;

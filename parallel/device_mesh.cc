@@ -100,8 +100,8 @@ DeviceMesh DeviceMesh::SingleRank() {
 
 absl::Status DeviceMesh::MakeCommunicators(Communicator& world) {
   const auto at = [this](MeshAxis axis) { return coordinate(axis); };
-  // Ranks that agree in `extra` and in every coordinate but those of `along` make one communicator,
-  // in the order of `order`.
+  // Ranks that agree in `extra` (below shard x context; 0 unless both are in `along`) and in every
+  // coordinate but those of `along` make one communicator, in the order of `order`.
   const auto split = [&](std::initializer_list<MeshAxis> along, int64_t extra, int64_t order,
                          int64_t ranks,
                          const std::string& name) -> absl::StatusOr<std::shared_ptr<Communicator>> {
@@ -111,7 +111,8 @@ absl::Status DeviceMesh::MakeCommunicators(Communicator& world) {
       const bool free = std::find(along.begin(), along.end(), axis) != along.end();
       color = color * size(axis) + (free ? 0 : at(axis));
     }
-    color = color * world.size() + extra;
+    // In the place of the coordinates of shard and context, which are free then.
+    color += extra * size(MeshAxis::kTensor);
     return world.Split(static_cast<int>(color), static_cast<int>(order), name);
   };
   const auto communicator = [this](MeshAxis axis) -> std::shared_ptr<Communicator>& {

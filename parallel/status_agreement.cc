@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -16,7 +18,7 @@ namespace plait {
 namespace {
 
 constexpr char kAgreed[] = "plait/agreed";
-// Bytes of a message that are told; the rest is on the failing rank alone.
+// Bytes of a message that other ranks are told.
 constexpr int64_t kMessageBytes = 2000;
 constexpr int64_t kWords = 2 + kMessageBytes / 8;
 
@@ -30,6 +32,14 @@ std::string MessageOf(const int64_t* words) {
   return std::string(text, strnlen(text, kMessageBytes));
 }
 
+// The message, or its beginning, whole characters of UTF-8, and "...".
+std::string Told(std::string_view message) {
+  if (message.size() <= kMessageBytes) return std::string(message);
+  size_t end = kMessageBytes - 3;
+  while (end > 0 && (message[end] & 0xC0) == 0x80) --end;
+  return absl::StrCat(std::string(message.substr(0, end)), "...");
+}
+
 }  // namespace
 
 absl::Status AgreeOnStatus(Communicator& world, const absl::Status& own) {
@@ -37,8 +47,9 @@ absl::Status AgreeOnStatus(Communicator& world, const absl::Status& own) {
   int64_t* w = words.data<int64_t>();
   w[0] = static_cast<int64_t>(own.code());
   w[1] = static_cast<int64_t>(ExitCodeOf(own));
-  const size_t length = std::min<size_t>(own.message().size(), kMessageBytes);
-  if (length > 0) std::memcpy(w + 2, own.message().data(), length);
+  const std::string own_message(own.message().data(), own.message().size());
+  const std::string told = Told(own_message);
+  if (!told.empty()) std::memcpy(w + 2, told.data(), told.size());
   PLAIT_ASSIGN_OR_RETURN(const Tensor all, GatherOnHost(world, words));
   int first = -1;
   bool alike = true;
@@ -49,9 +60,8 @@ absl::Status AgreeOnStatus(Communicator& world, const absl::Status& own) {
   }
   if (first < 0) return absl::OkStatus();
   const int64_t* failure = all.data<int64_t>() + first * kWords;
-  const std::string message = MessageOf(failure);
   absl::Status status(static_cast<absl::StatusCode>(failure[0]),
-                      alike ? message : absl::StrCat("rank ", first, ": ", message));
+                      alike ? own_message : absl::StrCat("rank ", first, ": ", MessageOf(failure)));
   return Agreed(WithExitCode(std::move(status), static_cast<ExitCode>(failure[1])));
 }
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/json_numbers.h"
 #include "base/status_macros.h"
 
 namespace plait {
@@ -83,10 +84,11 @@ absl::StatusOr<ConfigFields> ConfigFields::Parse(const std::string& text, const 
         absl::StrCat(name, ": has ", text.size(), " bytes, expected at most ", kMaxConfigBytes));
   }
   auto parser = std::make_shared<dom::parser>();
+  const std::string readable = WithReadableNumbers(text, NotFinite::kKeep);
   simdjson::error_code error =
-      parser->allocate(std::max<size_t>(text.size(), 64), kMaxConfigNesting);
+      parser->allocate(std::max<size_t>(readable.size(), 64), kMaxConfigNesting);
   dom::element root;
-  if (error == simdjson::SUCCESS) error = parser->parse(text).get(root);
+  if (error == simdjson::SUCCESS) error = parser->parse(readable).get(root);
   if (error != simdjson::SUCCESS) {
     return absl::InvalidArgumentError(
         absl::StrCat(name, ": is not JSON: ", simdjson::error_message(error)));

@@ -358,9 +358,9 @@ absl::StatusOr<HuggingFaceTokenIds> TokenIdsFromHuggingFace(std::string_view con
   };
   PLAIT_RETURN_IF_ERROR(read(config));
   if (generation_json.empty()) return ids;
-  PLAIT_ASSIGN_OR_RETURN(
-      ConfigFields generation,
-      ConfigFields::Parse(std::string(generation_json), absl::StrCat(where, " (generation)")));
+  PLAIT_ASSIGN_OR_RETURN(ConfigFields generation,
+                         ConfigFields::Parse(std::string(generation_json),
+                                             absl::StrCat(where, ": generation_config.json")));
   PLAIT_RETURN_IF_ERROR(read(generation));
   return ids;
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "parallel/status_agreement.h"
 #include "recipes/recipe_loader.h"
@@ -53,7 +54,7 @@ absl::Status RunStep(const StepOptions& options) {
         {"reserved_bytes_peak", result.reserved_bytes_peak},
         {"pinned_bytes_peak", result.pinned_bytes_peak},
         {"seconds_to_first_step", result.seconds_to_first_step}};
-    std::printf("%s\n", answer.dump().c_str());
+    std::printf("%s\n", JsonText(answer).c_str());
     return absl::OkStatus();
   }
   std::printf("stage %s, %s, %d threads: %.3f s a step of %" PRId64
@@ -99,7 +100,7 @@ void PrintDevices(const DeviceBenchmarkResult& result, bool json) {
                                            {"device_losses", result.on_device.losses},
                                            {"cpu_losses", result.cpu.losses},
                                            {"cpu_f32_losses", result.cpu_f32.losses}};
-    std::printf("%s\n", answer.dump().c_str());
+    std::printf("%s\n", JsonText(answer).c_str());
     return;
   }
   std::printf("%6s %12s %12s %12s\n", "step", "device", "CPU", "CPU at f32");
@@ -154,7 +155,7 @@ void PrintRanks(const RankBenchmarkResult& result, bool json) {
                 100 * way.waiting_share, static_cast<double>(way.bytes_moved) / 1e6);
   }
   if (json) {
-    std::printf("%s\n", answer.dump().c_str());
+    std::printf("%s\n", JsonText(answer).c_str());
   } else {
     std::printf("%d ranks of %d threads; median step of the slowest rank, over computing alone\n",
                 result.ranks, result.threads);
@@ -165,10 +166,13 @@ absl::Status RunRanks(const RankOptions& options) {
   return RunOnRanks([&options](const std::shared_ptr<Communicator>& world) -> absl::Status {
     absl::StatusOr<recipe::v1::Recipe> recipe =
         LoadValidRecipe(options.recipe, options.overrides, world->size());
-    PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*world, recipe.status()));
-    absl::StatusOr<RankBenchmarkResult> result = BenchmarkRanks(*recipe, world, options.benchmark);
-    PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*world, result.status()));
-    if (world->rank() == 0) PrintRanks(*result, options.json);
+    absl::Status valid = recipe.status();
+    if (valid.ok()) valid = CheckRankBenchmark(*recipe, world->size(), options.benchmark);
+    PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*world, valid));
+    // Not agreed on: a rank that fails alone leaves the others in a step.
+    PLAIT_ASSIGN_OR_RETURN(const RankBenchmarkResult result,
+                           BenchmarkRanks(*recipe, world, options.benchmark));
+    if (world->rank() == 0) PrintRanks(result, options.json);
     return absl::OkStatus();
   });
 }

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/exit_code.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/retention.h"
@@ -26,7 +27,7 @@ struct Options {
   bool recipe = false;  // of show
 };
 
-void Print(const nlohmann::ordered_json& answer) { std::printf("%s\n", answer.dump().c_str()); }
+void Print(const nlohmann::ordered_json& answer) { std::printf("%s\n", JsonText(answer).c_str()); }
 
 void WarnOfRejected(const std::vector<RejectedCheckpoint>& rejected) {
   for (const RejectedCheckpoint& checkpoint : rejected)
@@ -37,8 +38,9 @@ std::string Ranks(int64_t ranks) { return absl::StrCat(ranks, ranks == 1 ? " ran
 
 absl::Status List(const Options& options) {
   const std::string inner = absl::StrCat(options.path, "/checkpoints");
-  const std::string folder = std::filesystem::is_directory(inner) ? inner : options.path;
-  if (!std::filesystem::is_directory(folder)) {
+  std::error_code ignored;
+  const std::string folder = std::filesystem::is_directory(inner, ignored) ? inner : options.path;
+  if (!std::filesystem::is_directory(folder, ignored)) {
     return WithExitCode(absl::NotFoundError(absl::StrCat(folder, ": no such folder")),
                         ExitCode::kBadCheckpoint);
   }
@@ -161,6 +163,8 @@ nlohmann::ordered_json Describe(const CheckpointReader& reader) {
   for (const CheckpointFile& file : manifest.files) {
     answer["files"].push_back(
         {{"name", file.name}, {"bytes", file.bytes}, {"digest", file.digest}});
+    // The digest is that of the digests of segments of so many bytes.
+    if (file.segment_bytes > 0) answer["files"].back()["segment_bytes"] = file.segment_bytes;
   }
   for (const auto& [name, parts] : reader.tensors()) {
     answer["tensors"].push_back(Describe(name, parts));

@@ -12,9 +12,18 @@ namespace plait {
 namespace {
 
 constexpr const char* kCarriedFiles[] = {
-    "config.json",       "generation_config.json", "tokenizer.json",
-    "tokenizer.model",   "tokenizer_config.json",  "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja",    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
 };
 
 }  // namespace

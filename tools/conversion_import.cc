@@ -1,8 +1,10 @@
 // From a Hugging Face model folder to a plait checkpoint.
 #include <filesystem>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/digest.h"
 #include "base/durable_file.h"
 #include "base/exit_code.h"
@@ -26,6 +28,7 @@ namespace {
 constexpr int64_t kMaxCarriedBytes = 256 << 20;
 constexpr int64_t kBytesPerTensor = 4096;  // of a checkpoint's file, beside the elements
 constexpr char kConfigName[] = "config.json";
+constexpr char kGenerationName[] = "generation_config.json";
 
 struct Import {
   std::map<std::string, std::string> carried;
@@ -63,6 +66,26 @@ absl::StatusOr<recipe::v1::Recipe> RecipeOf(const ConversionOptions& options,
   return recipe;
 }
 
+std::string CarriedOrNone(const std::map<std::string, std::string>& carried, const char* name) {
+  const auto found = carried.find(name);
+  return found == carried.end() ? "" : found->second;
+}
+
+// What the source holds beside weights and carried files, by name.
+std::vector<std::string> LeftBehind(const std::string& source, const Import& import) {
+  std::set<std::string> taken(import.work.file_of_source.begin(), import.work.file_of_source.end());
+  for (const auto& [name, bytes] : import.carried) taken.insert(name);
+  taken.insert(kSafetensorsIndexName);
+  std::set<std::string> names;
+  std::error_code error;
+  std::filesystem::directory_iterator entries(source, error);
+  for (; !error && entries != std::filesystem::directory_iterator(); entries.increment(error)) {
+    const std::string name = entries->path().filename().string();
+    if (name.front() != '.' && taken.count(name) == 0) names.insert(name);
+  }
+  return {names.begin(), names.end()};
+}
+
 absl::Status Bad(const absl::Status& status) {
   return WithExitCode(status, ExitCode::kBadCheckpoint);
 }
@@ -74,6 +97,11 @@ absl::StatusOr<Import> Prepare(const ConversionOptions& options, bool warn) {
   PLAIT_ASSIGN_OR_RETURN(const std::vector<LogicalTensor> wanted, LogicalTensorsOf(recipe.model()));
   absl::StatusOr<SafetensorsFolder> folder = SafetensorsFolder::Open(options.source);
   if (!folder.ok()) return Bad(folder.status());
+  // What the way back, and plait generate, read.
+  PLAIT_RETURN_IF_ERROR(TokenIdsFromHuggingFace(carried[kConfigName],
+                                                CarriedOrNone(carried, kGenerationName),
+                                                options.source)
+                            .status());
   Import import{std::move(carried), std::move(recipe), *std::move(folder), {}};
   import.work.sources = SafetensorsReader::Sources(import.folder);
   for (const SafetensorsFolder::Entry& entry : import.folder.tensors()) {
@@ -83,6 +111,10 @@ absl::StatusOr<Import> Prepare(const ConversionOptions& options, bool warn) {
       wanted, import.work.sources, {.target = ExpertLayout::kFused, .dtype = options.dtype});
   if (!plan.ok()) return Bad(Annotate(plan.status(), options.source));
   import.work.plan = *std::move(plan);
+  // plait generate computes as precisely as the weights are: in bf16 where they all are.
+  if (DTypeOfTargets(import.work.plan) != Name(SafetensorsDType::kBf16)) {
+    import.recipe.mutable_trainer()->set_precision(recipe::v1::Trainer::F32);
+  }
   return import;
 }
 
@@ -118,10 +150,10 @@ int64_t BytesOfRank(const TensorPlan& plan, const TransferDeal& deal, int rank) 
 absl::StatusOr<std::vector<CheckpointFile>> WriteFiles(Communicator& world,
                                                        const ConversionOptions& options,
                                                        const Import& import,
+                                                       const TransferDeal& deal,
                                                        const std::string& folder, double& seconds,
                                                        TransferDigests& digests) {
-  const auto& [sources, file_of_source, plan, file_of_target] = import.work;
-  const TransferDeal deal = DealTransfer(plan, sources, world.size());
+  const TensorPlan& plan = import.work.plan;
   absl::StatusOr<CheckpointTensorWriter> writer =
       CheckpointTensorWriter::Create(absl::StrCat(folder, "/", ShardFileName(world.rank())),
                                      BytesOfRank(plan, deal, world.rank()), plan);
@@ -158,8 +190,8 @@ absl::StatusOr<ConversionResult> ImportHuggingFace(Communicator& world,
   TransferDigests digests;
   std::vector<CheckpointFile> files;
   const auto fill = [&](const std::string& folder) -> absl::Status {
-    PLAIT_ASSIGN_OR_RETURN(files,
-                           WriteFiles(world, options, *import, folder, result.seconds, digests));
+    PLAIT_ASSIGN_OR_RETURN(
+        files, WriteFiles(world, options, *import, deal, folder, result.seconds, digests));
     return absl::OkStatus();
   };
   const auto complete = [&](const std::string& folder) -> absl::Status {
@@ -169,6 +201,11 @@ absl::StatusOr<ConversionResult> ImportHuggingFace(Communicator& world,
     return WriteFileDurably(options.report, ConversionReport(options, result, work, digests));
   };
   PLAIT_RETURN_IF_ERROR(MakeConversionTarget(world, options, needed_bytes, fill, complete));
+  const std::vector<std::string> left = LeftBehind(options.source, *import);
+  if (world.rank() == 0 && !left.empty()) {
+    LogInfo(absl::StrCat(options.source,
+                         ": stay there and do not travel: ", absl::StrJoin(left, ", ")));
+  }
   return result;
 }
 

@@ -1,6 +1,7 @@
 // The account of a conversion, as JSON.
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "tools/conversion.h"
 
 namespace plait {
@@ -25,7 +26,7 @@ void AppendLines(const char* name, const std::vector<Json>& values, std::string&
   text += std::string(",\n\"") + name + "\":[";
   const char* separator = "\n";
   for (const Json& value : values) {
-    text += separator + value.dump();
+    text += separator + JsonText(value);
     separator = ",\n";
   }
   text += "]";
@@ -70,7 +71,7 @@ std::string ConversionReport(const ConversionOptions& options, const ConversionR
                        {"source", options.source},      {"target", options.target},
                        {"direction", result.direction}, {"model_type", result.model_type},
                        {"dtype", result.dtype}};
-  std::string text = report.dump();
+  std::string text = JsonText(report);
   text.pop_back();
   AppendLines("sources", of_source, text);
   AppendLines("targets", of_target, text);

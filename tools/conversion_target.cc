@@ -1,13 +1,18 @@
 #include "tools/conversion_target.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "base/durable_file.h"
 #include "base/status_macros.h"
 #include "checkpoint/manifest_file.h"
 #include "checkpoint/pending_folder.h"
+#include "checkpoint/safetensors_folder.h"
 #include "parallel/status_agreement.h"
 
 namespace plait {
@@ -36,14 +41,36 @@ absl::Status CheckTarget(const ConversionOptions& options) {
         absl::StrCat(options.target, ": exists; name another target, or replace it with --force"));
   }
   const bool is_model = fs::exists(target / kCheckpointManifestName, error) ||
-                        fs::exists(target / "config.json", error) ||
+                        (fs::exists(target / "config.json", error) &&
+                         (fs::exists(target / "model.safetensors", error) ||
+                          fs::exists(target / kSafetensorsIndexName, error))) ||
                         (fs::is_directory(target, error) && fs::is_empty(target, error));
   if (is_model && !fs::is_symlink(options.target, error)) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
       options.target, ": is neither a checkpoint nor a model folder, so --force leaves it alone"));
 }
 
+// Before the work: the report is written after it.
+absl::Status CheckReport(const ConversionOptions& options) {
+  if (options.report.empty()) return absl::OkStatus();
+  std::error_code error;
+  const fs::path report = fs::weakly_canonical(options.report, error);
+  for (const std::string& folder : {options.source, options.target}) {
+    if (!LiesIn(report, fs::weakly_canonical(folder, error))) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--report: ", options.report, " lies in ", folder, "; name a file elsewhere"));
+  }
+  if (fs::exists(report, error) && !fs::is_regular_file(report, error)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--report: ", options.report, " is no file; name one"));
+  }
+  const fs::path folder = report.parent_path();
+  if (::access(folder.c_str(), W_OK) == 0) return absl::OkStatus();
+  return SystemError(options.report, "cannot be created", errno);
+}
+
 absl::Status Begin(const ConversionOptions& options, int64_t needed_bytes) {
+  PLAIT_RETURN_IF_ERROR(CheckReport(options));
   PLAIT_RETURN_IF_ERROR(CheckTarget(options));
   return BeginFolder(options.target, needed_bytes);
 }

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "checkpoint/manifest_file.h"
 #include "parallel/status_agreement.h"
@@ -76,7 +77,7 @@ void Print(const Options& options, const ConversionResult& result) {
                                            {"target_tensors", result.target_tensors},
                                            {"target_bytes", result.target_bytes},
                                            {"seconds", result.seconds}};
-    std::printf("%s\n", answer.dump().c_str());
+    std::printf("%s\n", JsonText(answer).c_str());
     return;
   }
   std::printf("%s: %s, %" PRId64 " tensors of %s made of %" PRId64 ", %.1f MB in %.1f s\n",

@@ -18,6 +18,7 @@
 #include "absl/strings/str_format.h"
 #include "base/execution.h"
 #include "base/hdf5_file.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/onednn_version.h"
 #include "kernels/cuda/runtime.h"
@@ -239,7 +240,7 @@ void PrintJson(const std::vector<RankFacts>& ranks, int hosts, const Communicati
       {"window_meet_seconds", figures.window_meet_seconds},
       {"window_read_bytes_per_second", figures.window_read_bytes_per_second}};
   answer["problems"] = problems;
-  std::printf("%s\n", answer.dump().c_str());
+  std::printf("%s\n", JsonText(answer).c_str());
 }
 
 absl::Status Examine(Communicator& world, bool json) {

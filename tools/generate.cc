@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/exit_code.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint_reader.h"
@@ -118,8 +119,9 @@ absl::StatusOr<Continuation> Continue(const Options& options, const std::vector<
   const auto start = std::chrono::steady_clock::now();
   while (continuation.tokens < options.max_tokens) {
     // A model may have more rows than the tokenizer has ids: those are never drawn.
-    const int32_t token = SampleToken(logits.Slice(0, tokenizer.vocabulary_size()), options.sampler,
-                                      session.length());
+    PLAIT_ASSIGN_OR_RETURN(const int32_t token,
+                           SampleToken(logits.Slice(0, tokenizer.vocabulary_size()),
+                                       options.sampler, session.length()));
     ++continuation.tokens;
     continuation.ended = end_ids.count(token) > 0;
     if (continuation.ended) break;
@@ -181,7 +183,7 @@ absl::Status Run(Options options) {
       {"tokens", continuation.tokens},
       {"ended", continuation.ended},
       {"tokens_per_second", static_cast<double>(continuation.tokens) / continuation.seconds}};
-  std::printf("%s\n", answer.dump().c_str());
+  std::printf("%s\n", JsonText(answer).c_str());
   return absl::OkStatus();
 }
 
@@ -216,6 +218,9 @@ void AddGenerateCommand(CLI::App& plait, Action& action) {
       ->take_all();
   command->add_flag("--json", options->json, "Answers with one JSON object, without the prompt");
   command->footer(
+      "Computes as the checkpoint's recipe says (trainer.precision): trained and BF16 weights in "
+      "bf16, converted\nF32 and F16 ones in f32; --set trainer.precision=F32 is as precise as "
+      "can be.\n"
       "Example: plait generate runs/demo/run --prompt \"The file is\" --temperature 0.7 --seed 1");
   command->callback([options, &action] { action = [options] { return Run(*options); }; });
 }

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/execution.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/gemm_peak.h"
@@ -63,7 +64,7 @@ absl::Status RunGemm(const GemmOptions& options) {
                 rate.k, rate.flops_per_second / 1e9);
   }
   if (options.json) {
-    std::printf("%s\n", answer.dump().c_str());
+    std::printf("%s\n", JsonText(answer).c_str());
   } else {
     std::printf("peak %.2f GFLOP/s, %s, %s, %d threads\n", peak.best_flops_per_second / 1e9,
                 Name(dtype), DeviceName(execution).c_str(), execution.num_threads());
@@ -153,7 +154,7 @@ absl::Status RunKernels(const KernelOptions& options) {
     for (const KernelTiming& timing : timer.timings()) {
       answer["kernels"].push_back(Describe(timing, limits));
     }
-    std::printf("%s\n", answer.dump().c_str());
+    std::printf("%s\n", JsonText(answer).c_str());
     return absl::OkStatus();
   }
   PrintKernels(timer, limits);

@@ -15,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "base/exit_code.h"
 #include "base/foreign_hdf5_file.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint_reader.h"
@@ -132,7 +133,7 @@ void PrintJson(const std::string& checkpoint, const std::string& reference,
       {"auxiliary_loss_coefficient", report.auxiliary_loss_coefficient},
       {"without_gradient", report.without_gradient},
       {"tensors", tensors}};
-  std::printf("%s\n", answer.dump().c_str());
+  std::printf("%s\n", JsonText(answer).c_str());
 }
 
 // Exit code 3, naming the worst of those that failed.

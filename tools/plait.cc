@@ -1,5 +1,7 @@
 #include "tools/plait.h"
 
+#include <sys/resource.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
@@ -19,6 +21,14 @@ constexpr void (*kCommands[])(CLI::App&, Action&) = {
 
 void PrintError(const std::string& message) {
   std::fprintf(stderr, "plait: %s\n", message.c_str());
+}
+
+// A checkpoint of many ranks is as many open files.
+void AllowManyFiles() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  (void)::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 // CLI11 reports what it reads wrong by exceptions; none leaves this function.
@@ -59,6 +69,7 @@ ExitCode ParseAndRun(int argc, const char* const* argv) {
 }  // namespace
 
 int RunPlait(int argc, const char* const* argv) {
+  AllowManyFiles();
   ExitCode code = ExitCode::kInternal;
   try {
     code = ParseAndRun(argc, argv);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "recipes/recipe_defaults.h"
 #include "recipes/recipe_loader.h"
@@ -231,12 +232,12 @@ absl::Status Run(const Options& options) {
           {{"field", problem.field}, {"value", problem.value}, {"rule", problem.rule}});
       absl::StrAppend(&lines, lines.empty() ? "" : "\n", problem.ToString());
     }
-    if (options.json) std::printf("%s\n", answer.dump().c_str());
+    if (options.json) std::printf("%s\n", JsonText(answer).c_str());
     return absl::InvalidArgumentError(lines);
   }
   PLAIT_ASSIGN_OR_RETURN(const Plan plan, MakePlan(recipe, options.plan));
   if (options.json) {
-    std::printf("%s\n", PlanJson(plan).dump().c_str());
+    std::printf("%s\n", JsonText(PlanJson(plan)).c_str());
   } else {
     PrintPlan(plan);
   }

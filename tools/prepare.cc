@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "tools/plait.h"
 #include "tools/progress.h"
@@ -53,7 +54,7 @@ absl::Status PrepareOnRank(const Options& options, const std::shared_ptr<Communi
                                            {"tokenizer_was_trained", result->tokenizer_was_trained},
                                            {"train", SplitJson(result->train)},
                                            {"heldout", SplitJson(result->heldout)}};
-    std::printf("%s\n", answer.dump().c_str());
+    std::printf("%s\n", JsonText(answer).c_str());
     return absl::OkStatus();
   }
   std::printf("%s: vocabulary %" PRId64 "%s\n", options.prepare.output.c_str(),

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "recipes/layer_pattern.h"
 #include "recipes/parameter_count.h"
@@ -67,7 +68,7 @@ absl::Status Show(const Options& options) {
                                          {"pattern", ShortestPattern(layers)},
                                          {"parameters", CountsJson(recipe, count)},
                                          {"recipe", nlohmann::ordered_json::parse(fields)}};
-  std::printf("%s\n", answer.dump().c_str());
+  std::printf("%s\n", JsonText(answer).c_str());
   return absl::OkStatus();
 }
 
@@ -87,7 +88,7 @@ absl::Status Validate(const Options& options) {
     answer["problems"].push_back(
         {{"field", problem.field}, {"value", problem.value}, {"rule", problem.rule}});
   }
-  std::printf("%s\n", answer.dump().c_str());
+  std::printf("%s\n", JsonText(answer).c_str());
   if (problems.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(options.path, ": ", problems.size(), " problems"));
 }

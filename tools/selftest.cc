@@ -17,6 +17,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/runtime.h"
@@ -310,7 +311,7 @@ class Selftest {
     const Json answer = {{"layouts", std::move(layouts)},
                          {"packing", {{"ok", isolated}, {"cases", std::move(cases)}}},
                          {"ok", NumFailed() == 0}};
-    std::printf("%s\n", answer.dump().c_str());
+    std::printf("%s\n", JsonText(answer).c_str());
   }
 
   int NumFailed() const {

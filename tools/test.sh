@@ -72,7 +72,7 @@ check asan-ubsan -L fast
 
 # Only tests of code that starts threads of its own (see CONTRIBUTING.md, Sanitizers).
 threaded=()
-starts_threads='std::(jthread|thread|async)\b|data/prefetching_loader\.h|parallel/local_communicator\.h|trainer/trainer\.h'
+starts_threads='std::(jthread|thread|async)\b|data/prefetching_loader\.h|base/early_writeback\.h|SegmentedDigest|parallel/local_communicator\.h|trainer/trainer\.h'
 for source in $(grep -lE "$starts_threads" tests/*/*_test.cc || true); do
   name=${source#tests/}
   name=${name%.cc}

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/durable_file.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "data/tokenizer.h"
 #include "tools/plait.h"
@@ -69,7 +70,7 @@ absl::Status Run(const Options& options) {
                                            {"tokens", tokens},
                                            {"encode_seconds", encode_seconds},
                                            {"decode_seconds", decode_seconds}};
-    std::printf("%s\n", answer.dump().c_str());
+    std::printf("%s\n", JsonText(answer).c_str());
     return absl::OkStatus();
   }
   std::printf("%" PRId64 " tokens; one thread, best of %d: encode %.1f MB/s, decode %.1f MB/s\n",

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/exit_code.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "parallel/collective_watchdog.h"
@@ -70,11 +71,12 @@ absl::Status TrainOnRank(const Options& options, const std::shared_ptr<Communica
                          Trainer::Create(*recipe, trainer_options));
   PLAIT_ASSIGN_OR_RETURN(const RunResult result, trainer->Run());
   if (world->rank() == 0 && options.json) {
-    const nlohmann::ordered_json answer = {{"reason", Name(result.reason)},
-                                           {"step", result.step},
-                                           {"loss", result.loss},
-                                           {"checkpoint", result.checkpoint}};
-    std::printf("%s\n", answer.dump().c_str());
+    nlohmann::ordered_json answer = {{"reason", Name(result.reason)},
+                                     {"step", result.step},
+                                     {"loss", nullptr},
+                                     {"checkpoint", result.checkpoint}};
+    if (result.loss) answer["loss"] = *result.loss;
+    std::printf("%s\n", JsonText(answer).c_str());
   } else if (world->rank() == 0) {
     std::printf("%s at step %" PRId64 "; checkpoint %s\n", Name(result.reason), result.step,
                 result.checkpoint.c_str());

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/durable_file.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 
 namespace plait {
@@ -169,37 +170,35 @@ absl::Status MetricsFile::WriteStart(int64_t step, const std::string& recipe_dig
                {"parameters", parameters},
                {"seconds_since_process_start", seconds_since_process_start}};
   if (!parameter_digest.empty()) line["parameter_digest"] = parameter_digest;
-  return WriteLine(line.dump());
+  return WriteLine(JsonText(line));
 }
 
 absl::Status MetricsFile::WriteStep(const StepMetrics& metrics) {
-  return WriteLine(StepJson(metrics).dump());
+  return WriteLine(JsonText(StepJson(metrics)));
 }
 
 absl::Status MetricsFile::WriteEvaluation(int64_t step, const EvaluationResult& result,
                                           double seconds) {
-  return WriteLine(Json({{"event", "evaluation"},
-                         {"step", step},
-                         {"loss", result.loss},
-                         {"bits_per_byte", result.bits_per_byte},
-                         {"tokens", result.tokens},
-                         {"text_bytes", result.text_bytes},
-                         {"seconds", seconds}})
-                       .dump());
+  return WriteLine(JsonText(Json({{"event", "evaluation"},
+                                  {"step", step},
+                                  {"loss", result.loss},
+                                  {"bits_per_byte", result.bits_per_byte},
+                                  {"tokens", result.tokens},
+                                  {"text_bytes", result.text_bytes},
+                                  {"seconds", seconds}})));
 }
 
 absl::Status MetricsFile::WriteCheckpoint(int64_t step, const std::string& folder,
                                           const std::string& parameter_digest, double seconds) {
-  return WriteLine(Json({{"event", "checkpoint"},
-                         {"step", step},
-                         {"folder", folder},
-                         {"parameter_digest", parameter_digest},
-                         {"seconds", seconds}})
-                       .dump());
+  return WriteLine(JsonText(Json({{"event", "checkpoint"},
+                                  {"step", step},
+                                  {"folder", folder},
+                                  {"parameter_digest", parameter_digest},
+                                  {"seconds", seconds}})));
 }
 
 absl::Status MetricsFile::WriteStop(int64_t step, const std::string& reason) {
-  return WriteLine(Json({{"event", "stop"}, {"step", step}, {"reason", reason}}).dump());
+  return WriteLine(JsonText(Json({{"event", "stop"}, {"step", step}, {"reason", reason}})));
 }
 
 }  // namespace plait

@@ -175,13 +175,12 @@ absl::StatusOr<ParityTolerances> TolerancesOf(const ForeignHdf5File& file,
   ParityTolerances tolerances;
   const auto take = [&](const char* name, const std::optional<double>& wanted,
                         double& tolerance) -> absl::Status {
-    if (wanted.has_value()) {
-      tolerance = *wanted;
-      return absl::OkStatus();
-    }
     PLAIT_ASSIGN_OR_RETURN(const std::optional<double> stated, file.NumberAttribute(name));
-    tolerance = stated.value_or(tolerance);
-    return absl::OkStatus();
+    tolerance = wanted.value_or(stated.value_or(tolerance));
+    if (std::isfinite(tolerance) && tolerance >= 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(wanted ? "" : file.path(), wanted ? "" : ": ",
+                                                   name, ": expected 0 or more, found ",
+                                                   tolerance));
   };
   PLAIT_RETURN_IF_ERROR(take("tolerance_logits", options.tolerance_logits, tolerances.logits));
   PLAIT_RETURN_IF_ERROR(take("tolerance_loss", options.tolerance_loss, tolerances.loss));
@@ -227,7 +226,12 @@ class Comparison {
     PLAIT_ASSIGN_OR_RETURN(const Tensor logits, model_.head().Logits(execution_, hidden));
     ParityDifference worst =
         WorstOf("logits", logits.data<float>(), reference.data<float>(), shape);
-    tolerances_.logits *= std::max(1.0, RootMeanSquare(reference));
+    const double size = RootMeanSquare(reference);
+    if (!std::isfinite(size)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          file_.path(), ": logits: not all are finite: nothing can be compared with them"));
+    }
+    tolerances_.logits *= std::max(1.0, size);
     worst.tolerance = tolerances_.logits;
     report_.differences.push_back(std::move(worst));
     return absl::OkStatus();

@@ -107,10 +107,9 @@ absl::StatusOr<std::vector<std::unique_ptr<Contender>>> MakeAll(
 
 }  // namespace
 
-absl::StatusOr<RankBenchmarkResult> BenchmarkRanks(const Recipe& recipe,
-                                                   const std::shared_ptr<Communicator>& world,
-                                                   const RankBenchmarkOptions& options) {
-  if (world->size() == 1) {
+absl::Status CheckRankBenchmark(const Recipe& recipe, int ranks,
+                                const RankBenchmarkOptions& options) {
+  if (ranks == 1) {
     return absl::InvalidArgumentError(
         "bench ranks: needs at least two; start it with tools/launch/mpirun.sh -n 2");
   }
@@ -118,6 +117,12 @@ absl::StatusOr<RankBenchmarkResult> BenchmarkRanks(const Recipe& recipe,
     return absl::InvalidArgumentError(absl::StrCat(
         "stage ", options.stage, ": the recipe has stages 0 to ", recipe.stages_size() - 1));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RankBenchmarkResult> BenchmarkRanks(const Recipe& recipe,
+                                                   const std::shared_ptr<Communicator>& world,
+                                                   const RankBenchmarkOptions& options) {
   PLAIT_ASSIGN_OR_RETURN(const HostShare host, ShareOfHost(*world));
   PLAIT_ASSIGN_OR_RETURN(const ExecutionOptions execution_options,
                          ExecutionOptionsFor(recipe, host.fair_threads, host.rank_on_host));

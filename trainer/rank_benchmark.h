@@ -39,8 +39,11 @@ struct RankBenchmarkResult {
   std::vector<Way> ways;
 };
 
-// Collective. recipe: resolved and valid for the world. InvalidArgument for one rank, or a stage
-// that the recipe does not have.
+// InvalidArgument for one rank, or a stage that the recipe does not have.
+absl::Status CheckRankBenchmark(const recipe::v1::Recipe& recipe, int ranks,
+                                const RankBenchmarkOptions& options);
+
+// Collective. recipe: resolved and valid for the world, and checked.
 absl::StatusOr<RankBenchmarkResult> BenchmarkRanks(const recipe::v1::Recipe& recipe,
                                                    const std::shared_ptr<Communicator>& world,
                                                    const RankBenchmarkOptions& options);

@@ -127,7 +127,7 @@ struct Trainer::State {
   int64_t saved_step = -1;
   bool is_resumed = false;
   std::string resumed_digest;  // of the parameters; empty where the run is not resumed
-  double loss = 0;
+  std::optional<double> loss;  // of the last step
   std::string checkpoint;
 
   bool is_first() const { return options.world->rank() == 0; }

@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -43,9 +44,9 @@ enum class StopReason {
 
 struct RunResult {
   StopReason reason = StopReason::kFinished;
-  int64_t step = 0;        // steps of the run that are done
-  std::string checkpoint;  // folder of the last one
-  double loss = 0;         // of the last step of this process; 0 where it made none
+  int64_t step = 0;            // steps of the run that are done
+  std::string checkpoint;      // folder of the last one
+  std::optional<double> loss;  // of the last step of this process; absent where it made none
 };
 
 class Trainer {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/exit_code.h"
 #include "base/number_at.h"
 #include "base/random.h"
 
@@ -27,9 +28,19 @@ absl::Status ValidateSamplerOptions(const SamplerOptions& options) {
   return absl::OkStatus();
 }
 
-int32_t SampleToken(const Tensor& logits, const SamplerOptions& options, int64_t position) {
+absl::StatusOr<int32_t> SampleToken(const Tensor& logits, const SamplerOptions& options,
+                                    int64_t position) {
   const int64_t vocabulary = logits.num_elements();
   const auto at = [&](int32_t id) { return NumberAt(logits, id); };
+  for (int32_t id = 0; id < vocabulary; ++id) {
+    if (std::isfinite(at(id))) continue;
+    return WithExitCode(
+        absl::DataLossError(absl::StrCat("token ", position, " of the text: the logit of id ", id,
+                                         " is ", at(id),
+                                         "; the weights have diverged, or are too large for the "
+                                         "precision (try --set trainer.precision=F32)")),
+        ExitCode::kNumericFault);
+  }
   std::vector<int32_t> order(static_cast<size_t>(vocabulary));
   std::iota(order.begin(), order.end(), 0);
   const auto before = [&](int32_t a, int32_t b) { return at(a) != at(b) ? at(a) > at(b) : a < b; };

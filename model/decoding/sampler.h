@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/tensor.h"
 
 namespace plait {
@@ -20,7 +21,9 @@ struct SamplerOptions {
 // InvalidArgument, naming the option: temperature >= 0, top_k >= 0, 0 < top_p <= 1.
 absl::Status ValidateSamplerOptions(const SamplerOptions& options);
 
-// logits: f32 or f64 [vocabulary], finite. position: of the token to be drawn.
-int32_t SampleToken(const Tensor& logits, const SamplerOptions& options, int64_t position);
+// logits: f32 or f64 [vocabulary]. position: of the token to be drawn. Where a logit is not finite,
+// DataLoss with the exit code of a numeric fault.
+absl::StatusOr<int32_t> SampleToken(const Tensor& logits, const SamplerOptions& options,
+                                    int64_t position);
 
 }  // namespace plait

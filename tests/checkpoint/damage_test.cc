@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "base/digest.h"
 #include "base/durable_file.h"
@@ -157,10 +158,12 @@ TEST_F(DamageTest, DigestsOfWholeFilesAreReadAsWell) {
   ASSERT_OK_AND_ASSIGN(file.digest, DigestOfFile(saved + "/rank-00000.h5"));
   Overwrite(saved + "/manifest.textproto", CheckpointManifestText(manifest));
   EXPECT_OK(CheckpointReader::Open(saved));
-  file.segment_bytes = 1;
-  EXPECT_THAT(
-      ParseCheckpointManifest(CheckpointManifestText(manifest), "manifest"),
-      StatusIs(absl::StatusCode::kDataLoss, HasSubstr("rank-00000.h5: segment_bytes is 1")));
+  for (const int64_t bytes : {int64_t{1}, std::numeric_limits<int64_t>::max()}) {
+    file.segment_bytes = bytes;
+    EXPECT_THAT(ParseCheckpointManifest(CheckpointManifestText(manifest), "manifest"),
+                StatusIs(absl::StatusCode::kDataLoss,
+                         HasSubstr(absl::StrCat("rank-00000.h5: segment_bytes is ", bytes))));
+  }
 }
 
 TEST_F(DamageTest, LeftoversAreRemovedAtStartAndNothingElse) {

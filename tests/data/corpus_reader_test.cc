@@ -164,6 +164,10 @@ TEST_F(CorpusReaderTest, BadInputIsNamedWithItsPlace) {
   expect(Put("bad8.txt.gz", Gzip("ab\xff")), kInvalid, "bad8.txt.gz: invalid UTF-8 at byte 2");
   std::filesystem::create_directories(folder_.File("hollow"));
   expect(folder_.File("hollow"), kInvalid, "hollow: the folder has no files");
+  std::filesystem::create_directories(folder_.File("circle"));
+  std::filesystem::create_symlink("itself.txt", folder_.File("circle/itself.txt"));
+  expect(folder_.File("circle"), absl::StatusCode::kFailedPrecondition,
+         "circle/itself.txt: cannot be read: Too many levels of symbolic links");
   EXPECT_THAT(ReadAll({}), StatusIs(kInvalid, HasSubstr("no input")));
 }
 

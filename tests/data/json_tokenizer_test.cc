@@ -228,6 +228,16 @@ TEST(JsonTokenizerTest, TheFirstWordGetsASpaceOnlyWhereItBeginsTheText) {
   }
 }
 
+// "▁" is dropped as well: there is no cut at it.
+TEST(JsonTokenizerTest, PiecesMeetWhereUnknownCharactersAreDropped) {
+  ASSERT_OK_AND_ASSIGN(const JsonTokenizer tokenizer,
+                       JsonTokenizer::FromBytes(
+                           File("", R"("vocab":{"a":0,"b":1,"ab":2},"merges":["a b"])"), "t.json"));
+  for (const char* text : {"a▁b", "a▁▁b", "axb", "▁ab▁"}) {
+    EXPECT_THAT(*Encode(tokenizer, text, SpecialNames::kText, nullptr), ElementsAre(2)) << text;
+  }
+}
+
 TEST(JsonTokenizerTest, SpecialNamesAreTokensInAPromptAndTextInADocument) {
   ASSERT_OK_AND_ASSIGN(
       const JsonTokenizer tokenizer,

@@ -57,6 +57,11 @@ class RanksTest(unittest.TestCase):
         self.assertEqual((self.path / "from_three/model.safetensors").read_bytes(),
                          (self.path / "from_three_by_three/model.safetensors").read_bytes())
 
+    def test_paths_need_not_be_utf8(self):
+        os.rename(self.path / "in", os.fsencode(self.path / "in") + b"\xff")
+        self.convert(2, "in\udcff", "out")
+        self.assertEqual(json.loads((self.path / "out.json").read_text())["source"][-1], "\ufffd")
+
     def test_a_failure_of_one_rank_is_the_failure_of_all(self):
         self.tensors["lm_head.weight"] = ("BF16", [40, 16], b"\x7f\x7f" * 640)  # too large for f16
         mf.write_folder(self.path / "large", mf.JAMBA, self.tensors)

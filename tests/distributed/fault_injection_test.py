@@ -113,6 +113,13 @@ class FaultInjectionTest(unittest.TestCase):
         self.assertEqual(outcome.code, BAD_INPUT)
         self.assertLessEqual(outcome.ended - outcome.time_of("^fault: "), END_SECONDS)
 
+    def test_an_exception_on_one_rank_ends_the_job(self):
+        outcome = run("throw", 2, check=False)
+        after = [text for _, text in outcome.lines if not text.startswith("fault: ") and text]
+        self.assertIn("rank 2 ends the job: unexpected: no more threads", after[0])
+        self.assertEqual(outcome.code, INTERNAL)
+        self.assertLessEqual(outcome.ended - outcome.time_of("^fault: "), END_SECONDS)
+
     def test_a_killed_rank_ends_the_job(self):
         outcome = run("kill", 1, check=False)
         self.assertNotEqual(outcome.code, 0)

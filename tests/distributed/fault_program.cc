@@ -4,7 +4,7 @@
 //   FAULT    none, or what RANK does once, in the third round: skip (leaves a barrier out), swap (a
 //            barrier before an all-reduce), count, type (of an all-reduce), stop (by SIGSTOP),
 //            dawdle (never comes), dawdle-in-part (the same, before a part's collective), fail (an
-//            error of its own), kill (by SIGKILL)
+//            error of its own), throw (an exception), kill (by SIGKILL)
 //   CHECK    1: calls are compared
 //   TIMEOUT  the watchdog's, seconds
 #include <signal.h>
@@ -12,6 +12,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <stdexcept>
 #include <string>
 
 #include "base/exit_code.h"
@@ -48,6 +49,7 @@ absl::Status Rounds(Communicator& world, const std::string& fault, int culprit) 
     const std::string now = round == kFaultyRound && world.rank() == culprit ? fault : "none";
     if (now != "none") Announce(now.c_str());
     if (now == "fail") return absl::DataLossError("data/shard-00003.h5: its digest is wrong");
+    if (now == "throw") throw std::runtime_error("no more threads");
     if (now == "kill") kill(getpid(), SIGKILL);
     if (now == "stop") kill(getpid(), SIGSTOP);
     while (now == "dawdle") pause();

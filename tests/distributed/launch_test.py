@@ -52,7 +52,8 @@ class NetworkTest(unittest.TestCase):
     """Only on this host alone does the launcher say how messages go."""
 
     def layer(self, *options, **variables):
-        environment = {name: value for name, value in os.environ.items() if name != "OMPI_MCA_pml"}
+        batch_system = ("OMPI_MCA_", "SLURM_", "PBS_", "LSB_", "OAR_", "COBALT_", "PE_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(batch_system)}
         done = subprocess.run([LAUNCH, "-n", "1", *options, "sh", "-c", "echo ${OMPI_MCA_pml-any}"], text=True,
                               capture_output=True, timeout=60, check=False, env={**environment, **variables})
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -73,7 +74,14 @@ class NetworkTest(unittest.TestCase):
             hosts.flush()
             self.assertEqual(self.layer("--hostfile", hosts.name), "any")
             self.assertEqual(self.layer("-machinefile", hosts.name), "any")
-        self.assertEqual(self.layer(LSB_JOBID="7"), "any")
+            self.assertEqual(self.layer(OMPI_MCA_orte_default_hostfile=hosts.name), "any")
+            self.assertEqual(self.layer("--mca", "orte_default_hostfile", hosts.name), "any")
+            hosts.seek(0)
+            hosts.write("rank 0=localhost slot=0\n")
+            hosts.truncate()
+            hosts.flush()
+            self.assertEqual(self.layer("--rankfile", hosts.name, "--host", "localhost"), "any")
+        self.assertEqual(self.layer(OAR_NODEFILE="/dev/null"), "any")
 
 
 class SignalsTest(unittest.TestCase):

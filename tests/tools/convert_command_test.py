@@ -337,6 +337,11 @@ class TargetTest(ConvertTest):
         self.refuse("is neither a checkpoint nor a model folder", BAD_INPUT, target="precious",
                     options=["--force"])
         self.assertEqual((self.path / "precious/file").read_text(), "kept")
+        # Others' programs have files of that name, too.
+        (self.path / "precious/config.json").write_text('{"port": 80}')
+        self.refuse("is neither a checkpoint nor a model folder", BAD_INPUT, target="precious",
+                    options=["--force"])
+        self.assertEqual((self.path / "precious/file").read_text(), "kept")
 
     def test_a_target_in_the_source_is_refused(self):
         for target in ("in", "in/out", "in/../in/out"):
@@ -359,6 +364,44 @@ class TargetTest(ConvertTest):
     def test_a_report_that_cannot_be_written_leaves_nothing(self):
         self.refuse("cannot be created", BAD_INPUT,
                     options=["--report", str(self.path / "absent/report.json")])
+
+    def test_a_report_in_the_source_or_the_target_is_refused(self):
+        weights = (self.path / "in/model.safetensors").read_bytes()
+        for report in ("in/model.safetensors", "in/new.json", "out/report.json"):
+            self.refuse("; name a file elsewhere", BAD_INPUT, options=["--report", str(self.path / report)])
+        self.assertEqual((self.path / "in/model.safetensors").read_bytes(), weights)
+        self.refuse("is no file; name one", BAD_INPUT, options=["--report", str(self.path)])
+
+    def test_paths_need_not_be_utf8(self):
+        os.rename(self.path / "in", os.fsencode(self.path / "in") + b"\xff")
+        self.convert("in\udcff", "out", "--report", str(self.path / "report.json"))
+        self.assertTrue(self.report("report.json")["source"].endswith("in\ufffd"))
+
+    def test_every_file_of_a_tokenizer_travels_and_what_stays_is_named(self):
+        for name in ("vocab.json", "merges.txt", "README.md", "notes.txt"):
+            (self.path / "in" / name).write_text(name)
+        done = self.run_convert("in", "checkpoint")
+        self.assertIn("stay there and do not travel: README.md, notes.txt\n", done.stderr)
+        self.convert("checkpoint", "out")
+        for name in ("vocab.json", "merges.txt"):
+            self.assertEqual((self.path / "out" / name).read_text(), name)
+
+    def test_a_generation_configuration_that_nothing_can_read_is_refused_at_once(self):
+        (self.path / "in/generation_config.json").write_text('{"eos_token_id": -1}')
+        self.refuse("in: generation_config.json: eos_token_id", BAD_INPUT)
+
+    def test_weights_of_f32_are_computed_with_in_f32(self):
+        self.convert("in", "f32")
+        self.convert("in", "bf16", "--dtype", "BF16")
+        for name, precise in (("f32", True), ("bf16", False)):
+            done = subprocess.run([PLAIT, "checkpoint", "show", str(self.path / name), "--json"], text=True,
+                                  capture_output=True, timeout=60, check=False)
+            self.assertEqual("precision: F32" in json.loads(done.stdout)["recipe"], precise, name)
+
+    def test_a_pointer_of_git_lfs_is_named(self):
+        (self.path / "in/model.safetensors").write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+        self.refuse("model.safetensors: is a Git LFS pointer")
 
     def test_stopped_by_a_signal_it_leaves_nothing(self):
         config = dict(mf.LLAMA, vocab_size=1 << 18, hidden_size=1024, tie_word_embeddings=True)

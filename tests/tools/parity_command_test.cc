@@ -1,8 +1,12 @@
 #include <gtest/gtest.h>
 
+#include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "base/digest.h"
+#include "base/durable_file.h"
+#include "base/foreign_hdf5_file.h"
 #include "checkpoint/checkpoint_writer.h"
 #include "recipes/recipe_digest.h"
 #include "tests/support/command_line.h"
@@ -98,6 +102,29 @@ TEST_F(ParityCommandTest, TolerancesOfTheCommandLineGoBeforeTheFiles) {
       RunCommand({"parity", checkpoint, reference_, "--tolerance-gradients", "1e-9"}).exit_code, 3);
   EXPECT_EQ(RunCommand({"parity", checkpoint, reference_, "--tolerance-loss", "1e-12"}).exit_code,
             3);
+}
+
+TEST_F(ParityCommandTest, WhatIsNotFiniteIsNoMeasure) {
+  const std::string checkpoint = WriteCheckpoint(folder_, fixture_);
+  for (const char* tolerance : {"nan", "inf", "-1"}) {
+    const CommandResult result =
+        RunCommand({"parity", checkpoint, reference_, "--tolerance-loss", tolerance});
+    EXPECT_EQ(result.exit_code, 2) << tolerance;
+    EXPECT_THAT(result.errors, HasSubstr("tolerance_loss: expected 0 or more"));
+  }
+  // One logit of the reference is infinite: so would be the bound that goes with their size.
+  ASSERT_OK_AND_ASSIGN(const ForeignHdf5File file, ForeignHdf5File::Open(reference_));
+  ASSERT_OK_AND_ASSIGN(const Tensor logits, file.Read("logits", DType::kF32));
+  std::string bytes = ReadWholeFile(reference_);
+  const size_t place = bytes.find(std::string(static_cast<const char*>(logits.raw()), 32));
+  ASSERT_NE(place, std::string::npos);
+  const float infinity = std::numeric_limits<float>::infinity();
+  std::memcpy(bytes.data() + place, &infinity, sizeof(infinity));
+  const std::string damaged = folder_.File("infinite.h5");
+  ASSERT_OK(WriteFileDurably(damaged, bytes));
+  const CommandResult result = RunCommand({"parity", checkpoint, damaged});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.errors, HasSubstr("infinite.h5: logits: not all are finite"));
 }
 
 TEST_F(ParityCommandTest, NamesWhatTheReferenceLacksOrHasOfAnotherModel) {

@@ -35,6 +35,32 @@ class TokenizeTest(unittest.TestCase):
         ids = self.answers(["a<s>"], "--prompt")[0]
         self.assertEqual((ids[0], ids[-1]), (1, 1))
 
+    def prompt_of(self, config):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "tokenizer.json")
+            path.write_bytes(pathlib.Path("tests/data/tokenizers/gpt2.json").read_bytes())
+            pathlib.Path(folder, "tokenizer_config.json").write_text(config)
+            done = run("tokenize", "--tokenizer", str(path), "--prompt", lines='"a"\n')
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return json.loads(done.stdout)
+
+    def test_a_prompt_begins_without_bos_where_the_configuration_says_so(self):
+        with_bos = self.prompt_of('{"bos_token": "<|endoftext|>"}')
+        self.assertEqual(len(with_bos), 2)
+        self.assertEqual(self.prompt_of("{}"), with_bos)
+        for config in ('{"bos_token": null}', '{"bos_token": "<|endoftext|>", "add_bos_token": false}'):
+            self.assertEqual(self.prompt_of(config), with_bos[1:], config)
+
+    def test_numbers_as_python_writes_them_are_read(self):
+        for number in (int(1e30), float("inf"), float("nan")):
+            self.assertEqual(len(self.prompt_of(json.dumps({"model_max_length": number}))), 2)
+
+    def test_ids_beyond_32_bits_are_not_others(self):
+        for number in (2**32 + 5, -(2**32) + 5, 2**63, 2**64 - 1, -(2**63), 2**31):
+            done = run("tokenize", "--tokenizer", TOKENIZER, "--decode", lines=f"[{number}]\n")
+            self.assertEqual(done.returncode, 2, number)
+            self.assertIn(f"line 1: id {number} is outside the vocabulary", done.stderr)
+
     def test_a_bad_line_is_named(self):
         done = run("tokenize", "--tokenizer", TOKENIZER, lines='"a"\n{}\n')
         self.assertEqual(done.returncode, 2)

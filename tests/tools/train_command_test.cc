@@ -39,10 +39,14 @@ TEST_F(TrainCommandTest, TrainsStopsResumesAndGenerates) {
   const CommandResult first = Train({"--set", "debug.stop_after_steps=3", "--json"});
   ASSERT_EQ(first.exit_code, 0) << first.errors;
   EXPECT_EQ(nlohmann::json::parse(first.output)["step"], 3);
+  EXPECT_GT(nlohmann::json::parse(first.output)["loss"], 0);
   const CommandResult second = Train({"--resume"});
   ASSERT_EQ(second.exit_code, 0) << second.errors;
   EXPECT_THAT(second.output, HasSubstr("finished at step 7"));
   EXPECT_THAT(second.errors, HasSubstr("bits per byte"));
+  const CommandResult finished = Train({"--resume", "--json"});
+  ASSERT_EQ(finished.exit_code, 0) << finished.errors;
+  EXPECT_TRUE(nlohmann::json::parse(finished.output)["loss"].is_null()) << "no step was made";
   const std::string log = *ReadWholeFile(run_ + "/log.txt", 1 << 20);
   EXPECT_THAT(log, HasSubstr(first.errors));
   EXPECT_THAT(log, HasSubstr(second.errors));

@@ -141,7 +141,7 @@ TEST_F(DeviceRunTest, ARunGoesOnOnTheOtherDevice) {
   ASSERT_OK_AND_ASSIGN(const RunResult resumed, Train("run", true, {"trainer.device=CPU"}));
   ASSERT_OK_AND_ASSIGN(const RunResult whole, Train("whole", false, {"trainer.device=CPU"}));
   EXPECT_EQ(resumed.step, 3);
-  EXPECT_NEAR(resumed.loss, whole.loss, 1e-4 * whole.loss);
+  EXPECT_NEAR(*resumed.loss, *whole.loss, 1e-4 * *whole.loss);
 }
 
 constexpr int kRanks = 2;

@@ -36,12 +36,17 @@ export OMPI_MCA_rmaps_base_oversubscribe="${OMPI_MCA_rmaps_base_oversubscribe-1}
 export OMPI_MCA_hwloc_base_binding_policy="${OMPI_MCA_hwloc_base_binding_policy-none}"
 export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle-1}"
 on_this_host() {
-  local argument
-  [ -z "${SLURM_JOB_ID-}${PBS_JOBID-}${LSB_JOBID-}${PE_HOSTFILE-}" ] || return 1
+  local argument file
+  [ -z "${SLURM_JOB_ID-}${PBS_JOBID-}${LSB_JOBID-}${PE_HOSTFILE-}${OAR_NODEFILE-}${COBALT_JOBID-}" ] || return 1
+  [ -z "${OMPI_MCA_orte_default_hostfile-}${OMPI_MCA_rmaps_rank_file_path-}" ] || return 1
   for argument in "$@"; do
     case $argument in
-      -H | -host | --host | -*hostfile | -*machinefile | -app | --app) return 1 ;;
+      -H | -host | --host | *hostfile | *machinefile | *rank_file_path) return 1 ;;
+      -rf | -rankfile | --rankfile | -app | --app | -am | --am | -tune | --tune) return 1 ;;
     esac
+  done
+  for file in {/etc/openmpi,"$(dirname "$(command -v mpirun)")/../etc"}/openmpi-default-hostfile; do
+    ! grep -qs '^[[:space:]]*[^#[:space:]]' "$file" || return 1
   done
 }
 if on_this_host "$@"; then export OMPI_MCA_pml="${OMPI_MCA_pml-ob1}"; fi
@@ -69,5 +74,10 @@ trap stop TERM INT USR1
 while true; do
   wait "$mpirun"
   code=$?
-  kill -0 "$mpirun" 2>/dev/null || exit "$code"
+  kill -0 "$mpirun" 2>/dev/null && continue
+  # Where a signal came in just as it ended, the code is that of the signal: bash remembers the other.
+  wait "$mpirun" 2>/dev/null
+  last=$?
+  [ "$last" = 127 ] || code=$last
+  exit "$code"
 done

@@ -37,7 +37,12 @@ step=$!
 while true; do
   wait "$step"
   code=$?
-  kill -0 "$step" 2>/dev/null || break
+  kill -0 "$step" 2>/dev/null && continue
+  # Where a signal came in just as it ended, the code is that of the signal: bash remembers the other.
+  wait "$step" 2>/dev/null
+  last=$?
+  [ "$last" = 127 ] || code=$last
+  break
 done
 if [ "$code" = 75 ]; then
   echo "slurm.sh: exit code 75, job $SLURM_JOB_ID goes back into the queue" >&2
