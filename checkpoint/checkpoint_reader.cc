@@ -56,6 +56,14 @@ absl::Status CheckSameOnAll(Communicator& world, const std::string& what, const 
   return IsAgreed(status) ? Bad(std::move(status)) : status;
 }
 
+// One of a run is ordered by its name.
+absl::Status CheckName(const std::string& folder, int64_t step) {
+  const std::string name = std::filesystem::path(folder).filename().string();
+  if (!IsCheckpointName(name) || name == CheckpointName(step)) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(folder, ": holds step ", step, "; call it ",
+                                          CheckpointName(step), ", or give it another name"));
+}
+
 bool IsModelFolder(const std::string& folder) {
   std::error_code ignored;
   return std::filesystem::exists(absl::StrCat(folder, "/config.json"), ignored);
@@ -110,7 +118,9 @@ absl::StatusOr<CheckpointReader> CheckpointReader::Open(Communicator& world,
   CheckpointReader reader;
   reader.folder_ = folder;
   absl::StatusOr<CheckpointManifest> manifest = ReadCheckpointManifest(folder);
-  PLAIT_RETURN_IF_ERROR(Agree(world, manifest.status()));
+  absl::Status read = manifest.status();
+  if (read.ok()) read = CheckName(folder, manifest->description.step);
+  PLAIT_RETURN_IF_ERROR(Agree(world, read));
   reader.manifest_ = *std::move(manifest);
   PLAIT_RETURN_IF_ERROR(CheckSameOnAll(world, absl::StrCat(folder, "/", kCheckpointManifestName),
                                        CheckpointManifestText(reader.manifest_)));

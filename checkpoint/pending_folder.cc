@@ -29,21 +29,20 @@ absl::Status RemoveAll(const fs::path& path) {
 
 std::string PendingFolderOf(const std::string& target) { return Beside(target, "tmp.").string(); }
 
-absl::Status BeginFolder(const std::string& target, int64_t needed_bytes) {
+absl::StatusOr<FolderLock> BeginFolder(const std::string& target, int64_t needed_bytes) {
   const std::string folder = PendingFolderOf(target);
-  PLAIT_RETURN_IF_ERROR(RemoveAll(folder));
+  PLAIT_ASSIGN_OR_RETURN(FolderLock lock, FolderLock::TakeEmpty(folder));
   std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) return SystemError(folder, "cannot be made", error.value());
   const fs::space_info space = fs::space(folder, error);
-  if (error || space.available >= static_cast<uint64_t>(needed_bytes)) return absl::OkStatus();
+  if (error || space.available >= static_cast<uint64_t>(needed_bytes)) return lock;
   DiscardFolder(target);
   return absl::ResourceExhaustedError(absl::StrCat(
       target, ": needs ", needed_bytes, " bytes, the disk has ", space.available, " free"));
 }
 
-absl::Status PublishFolder(const std::string& target) {
+absl::Status PublishFolder(const std::string& target, FolderLock& lock) {
   const std::string folder = PendingFolderOf(target);
+  lock.Remove();
   PLAIT_RETURN_IF_ERROR(SyncFolder(folder));
   return ReplaceFolder(folder, target);
 }

@@ -35,7 +35,18 @@ absl::Status RemoveAll(const std::string& path) {
   return error ? SystemError(path, "cannot be removed", error.value()) : absl::OkStatus();
 }
 
+// -1 where it is no checkpoint's name.
+int64_t StepOf(const std::string& name) {
+  int64_t step = 0;
+  const bool is_step = name.rfind(kPrefix, 0) == 0 &&
+                       absl::SimpleAtoi(name.substr(sizeof(kPrefix) - 1), &step) && step >= 0 &&
+                       name == CheckpointName(step);
+  return is_step ? step : -1;
+}
+
 }  // namespace
+
+bool IsCheckpointName(const std::string& name) { return StepOf(name) >= 0; }
 
 std::string CheckpointName(int64_t step) { return absl::StrFormat("%s%08d", kPrefix, step); }
 
@@ -44,12 +55,8 @@ absl::StatusOr<std::vector<CheckpointEntry>> ListCheckpoints(
   PLAIT_ASSIGN_OR_RETURN(const std::vector<std::string> names, NamesIn(checkpoints_folder));
   std::vector<CheckpointEntry> entries;
   for (const std::string& name : names) {
-    int64_t step = 0;
-    if (name.rfind(kPrefix, 0) != 0 || !absl::SimpleAtoi(name.substr(sizeof(kPrefix) - 1), &step) ||
-        step < 0 || name != CheckpointName(step)) {
-      continue;
-    }
-    entries.push_back({step, absl::StrCat(checkpoints_folder, "/", name)});
+    const int64_t step = StepOf(name);
+    if (step >= 0) entries.push_back({step, absl::StrCat(checkpoints_folder, "/", name)});
   }
   std::sort(entries.begin(), entries.end(),
             [](const CheckpointEntry& a, const CheckpointEntry& b) { return a.step > b.step; });

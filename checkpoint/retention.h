@@ -13,6 +13,7 @@ namespace plait {
 
 // "step-00001000"
 std::string CheckpointName(int64_t step);
+bool IsCheckpointName(const std::string& name);
 
 struct CheckpointEntry {
   int64_t step = 0;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "base/check.h"
 #include "base/durable_file.h"
+#include "base/folder_lock.h"
 #include "base/hdf5_file.h"
 #include "base/status_macros.h"
 #include "base/tensor.h"
@@ -103,8 +104,12 @@ class Preparation {
     result.heldout = Total(heldout_);
     result.vocabulary_size = tokenizer_->vocabulary_size();
     result.tokenizer_was_trained = options_.tokenizer.empty();
+    lock_.Remove();
     return result;
   }
+
+  // Whether this rank made the folder, and is to remove it after a failure.
+  bool has_folder() const { return has_folder_; }
 
  private:
   template <class Work>
@@ -112,10 +117,11 @@ class Preparation {
     return ranks_.rank() == 0 ? work() : absl::OkStatus();
   }
 
-  absl::Status MakeFolders() const {
+  absl::Status MakeFolders() {
     return OnFirstRank([this]() -> absl::Status {
+      PLAIT_ASSIGN_OR_RETURN(lock_, FolderLock::TakeEmpty(folder_));
+      has_folder_ = true;
       std::error_code error;
-      fs::remove_all(folder_, error);  // of a run that was killed
       fs::create_directories(parts_, error);
       if (error) return SystemError(folder_, "cannot be created", error.value());
       return absl::OkStatus();
@@ -366,6 +372,8 @@ class Preparation {
   int64_t tokens_ = 0;      // that this rank made
   std::vector<ManifestShard> train_;
   std::vector<ManifestShard> heldout_;
+  FolderLock lock_;
+  bool has_folder_ = false;
 };
 
 }  // namespace
@@ -383,7 +391,8 @@ absl::StatusOr<PrepareResult> Prepare(const PrepareOptions& options,
   if (!output.has_filename()) output = output.parent_path();
   const std::string partial = output.string() + ".partial";
   const int num_threads = options.num_threads > 0 ? options.num_threads : host.fair_threads;
-  absl::StatusOr<PrepareResult> result = Preparation(options, *ranks, partial, num_threads).Run();
+  Preparation preparation(options, *ranks, partial, num_threads);
+  absl::StatusOr<PrepareResult> result = preparation.Run();
   if (result.ok()) {
     const absl::Status renamed = ranks->Meet(
         world->rank() == 0 ? RenameDurably(partial, output.string()) : absl::OkStatus());
@@ -391,7 +400,7 @@ absl::StatusOr<PrepareResult> Prepare(const PrepareOptions& options,
   }
   std::error_code error;
   // Every rank has left the folder where all hold the same failure.
-  if (!result.ok() && world->rank() == 0) fs::remove_all(partial, error);
+  if (!result.ok() && preparation.has_folder()) fs::remove_all(partial, error);
   return result;
 }
 

@@ -14,6 +14,7 @@
 namespace plait {
 namespace {
 
+constexpr int64_t kMaxThreads = 1024;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
@@ -239,7 +240,11 @@ void CheckTrainer(const recipe::v1::Trainer& trainer, ProblemList& problems) {
     problems.Add("trainer.collective_timeout_seconds",
                  absl::StrCat(trainer.collective_timeout_seconds()), "must be above 0");
   }
-  at_least("threads_per_rank", trainer.has_threads_per_rank(), trainer.threads_per_rank(), 1);
+  if (trainer.has_threads_per_rank() &&
+      (trainer.threads_per_rank() < 1 || trainer.threads_per_rank() > kMaxThreads)) {
+    problems.Add("trainer.threads_per_rank", absl::StrCat(trainer.threads_per_rank()),
+                 absl::StrCat("must be 1 to ", kMaxThreads));
+  }
   if (trainer.has_initial_checkpoint() && trainer.initial_checkpoint().empty()) {
     problems.Add("trainer.initial_checkpoint", "''", "must name a folder; remove it for none");
   }

@@ -13,6 +13,7 @@
 #include "base/status_macros.h"
 #include "parallel/status_agreement.h"
 #include "recipes/recipe_loader.h"
+#include "tools/option_checks.h"
 #include "tools/plait.h"
 #include "tools/ranks.h"
 #include "trainer/device_benchmark.h"
@@ -216,7 +217,7 @@ void AddStep(CLI::App& bench, Action& action) {
           "--peak",
           [options](double teraflops) { options->benchmark.peak_flops = 1e12 * teraflops; },
           "TFLOP/s of the device that the model's are a share of; known for H100 and H200 (SXM)")
-      ->check(CLI::PositiveNumber);
+      ->check(AboveZero());
   step->add_flag("--json", options->json, "Answers with one JSON object");
   step->footer(
       "Example: plait bench step recipes/library/demo_pretrain.textproto --json; plait bench step "

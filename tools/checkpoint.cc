@@ -66,12 +66,31 @@ absl::Status List(const Options& options) {
 }
 
 // Unlike list, verify reads every shard too, and fails if anything is wrong.
+// Of a run also what is older than the newest one that verifies.
+void VerifyOlder(const CheckpointReader& newest, std::vector<RejectedCheckpoint>& rejected) {
+  const auto entries =
+      ListCheckpoints(std::filesystem::path(newest.folder()).parent_path().string());
+  if (!entries.ok()) return;
+  for (const CheckpointEntry& entry : *entries) {
+    if (entry.step >= newest.description().step) continue;
+    const auto reader = CheckpointReader::Open(entry.folder);
+    const absl::Status status = reader.ok() ? reader->VerifyTensors() : reader.status();
+    if (status.ok()) continue;
+    rejected.push_back({entry.folder, std::string(status.message())});
+    std::fprintf(stderr, "plait: damaged: %s\n", rejected.back().reason.c_str());
+  }
+}
+
 absl::Status Verify(const Options& options) {
   std::vector<RejectedCheckpoint> rejected;
   absl::StatusOr<CheckpointReader> opened = OpenCheckpointOrRun(options.path, &rejected);
   WarnOfRejected(rejected);
   PLAIT_ASSIGN_OR_RETURN(const CheckpointReader reader, std::move(opened));
   PLAIT_RETURN_IF_ERROR(reader.VerifyTensors());
+  std::error_code ignored;
+  if (!std::filesystem::equivalent(reader.folder(), options.path, ignored)) {
+    VerifyOlder(reader, rejected);
+  }
   if (!rejected.empty()) {
     return WithExitCode(absl::DataLossError(rejected[0].reason), ExitCode::kBadCheckpoint);
   }
@@ -227,8 +246,9 @@ void AddCheckpointCommand(CLI::App& plait, Action& action) {
   command->require_subcommand(1);
   command->footer("Example: plait checkpoint list runs/demo/run");
   AddVerb(*command, "list", "Every checkpoint of a run and whether its files verify", List, action);
-  AddVerb(*command, "verify", "Reads everything back; exit code 3 where anything is wrong", Verify,
-          action);
+  AddVerb(*command, "verify",
+          "Reads everything back, of a run every checkpoint; exit code 3 where anything is wrong",
+          Verify, action);
   AddVerb(*command, "show", "What a checkpoint contains", Show, action);
 }
 

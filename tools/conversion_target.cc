@@ -69,16 +69,17 @@ absl::Status CheckReport(const ConversionOptions& options) {
   return SystemError(options.report, "cannot be created", errno);
 }
 
-absl::Status Begin(const ConversionOptions& options, int64_t needed_bytes) {
+absl::Status Begin(const ConversionOptions& options, int64_t needed_bytes, FolderLock& lock) {
   PLAIT_RETURN_IF_ERROR(CheckReport(options));
   PLAIT_RETURN_IF_ERROR(CheckTarget(options));
-  return BeginFolder(options.target, needed_bytes);
+  PLAIT_ASSIGN_OR_RETURN(lock, BeginFolder(options.target, needed_bytes));
+  return absl::OkStatus();
 }
 
-absl::Status Finish(const ConversionOptions& options, const std::string& folder,
+absl::Status Finish(const ConversionOptions& options, const std::string& folder, FolderLock& lock,
                     const std::function<absl::Status(const std::string&)>& complete) {
   PLAIT_RETURN_IF_ERROR(complete(folder));
-  return PublishFolder(options.target);
+  return PublishFolder(options.target, lock);
 }
 
 }  // namespace
@@ -88,12 +89,14 @@ absl::Status MakeConversionTarget(
     const std::function<absl::Status(const std::string& folder)>& fill,
     const std::function<absl::Status(const std::string& folder)>& complete) {
   const bool is_first = world.rank() == 0;
+  FolderLock lock;
   PLAIT_RETURN_IF_ERROR(
-      AgreeOnStatus(world, is_first ? Begin(options, needed_bytes) : absl::OkStatus()));
+      AgreeOnStatus(world, is_first ? Begin(options, needed_bytes, lock) : absl::OkStatus()));
   const std::string folder = PendingFolderOf(options.target);
   absl::Status status = fill(folder);
   if (status.ok()) {
-    status = AgreeOnStatus(world, is_first ? Finish(options, folder, complete) : absl::OkStatus());
+    status =
+        AgreeOnStatus(world, is_first ? Finish(options, folder, lock, complete) : absl::OkStatus());
   }
   if (!status.ok() && is_first) DiscardFolder(options.target);
   return status;

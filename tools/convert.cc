@@ -17,6 +17,7 @@
 #include "checkpoint/manifest_file.h"
 #include "parallel/status_agreement.h"
 #include "tools/conversion.h"
+#include "tools/option_checks.h"
 #include "tools/plait.h"
 #include "tools/ranks.h"
 
@@ -119,7 +120,7 @@ void AddConvertCommand(CLI::App& plait, Action& action) {
       ->add_option("--max-shard-bytes", conversion.max_shard_bytes,
                    "Largest safetensors file, in bytes or with a unit (500MB, 5GB)")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
-      ->check(CLI::PositiveNumber)
+      ->check(AboveZero())
       ->capture_default_str();
   command->add_option("--report", conversion.report,
                       "File for the account of every tensor, as JSON");

@@ -23,6 +23,7 @@
 #include "recipes/recipe_loader.h"
 #include "recipes/recipe_overrides.h"
 #include "recipes/recipe_validation.h"
+#include "tools/option_checks.h"
 #include "tools/plait.h"
 #include "trainer/model_runtime.h"
 
@@ -209,6 +210,7 @@ void AddGenerateCommand(CLI::App& plait, Action& action) {
   command->add_option("--top-p", sampler.top_p, "Draw among the likeliest that sum to p")
       ->capture_default_str();
   command->add_option("--seed", sampler.seed, "The same seed gives the same text")
+      ->check(SeedNumber())
       ->capture_default_str();
   command->add_flag("--greedy", options->greedy, "As --temperature 0")->excludes(temperature);
   command

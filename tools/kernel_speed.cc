@@ -16,6 +16,7 @@
 #include "tools/kernel_cases.h"
 #include "tools/kernel_limits.h"
 #include "tools/kernel_timer.h"
+#include "tools/option_checks.h"
 #include "tools/plait.h"
 
 namespace plait {
@@ -180,10 +181,13 @@ void AddKernels(CLI::App& bench, Action& action) {
   kernels
       ->add_option("--tokens", options->tokens,
                    "Tokens of a microbatch; DEMO: 4096, JAMBA_LARGE: 8192")
-      ->check(CLI::PositiveNumber);
+      ->check(AboveZero());
   kernels->add_option("--seconds", options->seconds, "Time spent on each, at least three runs")
+      ->check(NotNegative())
       ->capture_default_str();
-  kernels->add_option("--threads", options->threads, "0: every core")->capture_default_str();
+  kernels->add_option("--threads", options->threads, "0: every core")
+      ->check(ThreadCount())
+      ->capture_default_str();
   kernels->add_flag("--reference", options->reference, "The references too; they are slow");
   kernels->add_flag("--json", options->json, "Answers with one JSON object");
   kernels->footer(
@@ -199,7 +203,9 @@ void AddGemm(CLI::App& bench, Action& action) {
   CLI::App* gemm = bench.add_subcommand("gemm", "The matrix product's best rate on this machine");
   gemm->add_flag("--f32", options->f32, "f32 in place of bf16");
   AddDevice(*gemm, options->device);
-  gemm->add_option("--threads", options->threads, "0: every core")->capture_default_str();
+  gemm->add_option("--threads", options->threads, "0: every core")
+      ->check(ThreadCount())
+      ->capture_default_str();
   gemm->add_flag("--json", options->json, "Answers with one JSON object");
   gemm->footer("Example: plait bench gemm --json");
   gemm->callback([options, &action] { action = [options] { return RunGemm(*options); }; });

@@ -3,11 +3,18 @@
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <exception>
+#include <initializer_list>
 #include <new>
 #include <string>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 
 namespace plait {
@@ -21,6 +28,32 @@ constexpr void (*kCommands[])(CLI::App&, Action&) = {
 
 void PrintError(const std::string& message) {
   std::fprintf(stderr, "plait: %s\n", message.c_str());
+}
+
+// The first of these variables of launchers, as a number.
+int64_t FromLauncher(std::initializer_list<const char*> names, int64_t otherwise) {
+  for (const char* name : names) {
+    const char* const text = std::getenv(name);
+    int64_t value = 0;
+    if (text != nullptr && absl::SimpleAtoi(text, &value)) return value;
+  }
+  return otherwise;
+}
+
+int64_t RankOfLauncher() { return FromLauncher({"OMPI_COMM_WORLD_RANK", "PMI_RANK"}, 0); }
+
+// Commands of one process would do all of it on each rank, and mix what they say.
+absl::Status CheckRanks(const CLI::App& app) {
+  const int64_t ranks = FromLauncher({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1);
+  const CLI::App* command = app.get_subcommands().at(0);
+  std::string name = command->get_name();
+  for (const char* const of_ranks : {"train", "convert", "prepare", "doctor", "selftest"}) {
+    if (name == of_ranks) return absl::OkStatus();
+  }
+  if (!command->get_subcommands().empty()) name += " " + command->get_subcommands()[0]->get_name();
+  if (ranks <= 1 || name == "bench ranks") return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(name, ": works on one rank, was started on ",
+                                                 ranks, "; start it without mpirun"));
 }
 
 // A checkpoint of many ranks is as many open files.
@@ -60,6 +93,10 @@ ExitCode ParseAndRun(int argc, const char* const* argv) {
     PrintError(std::string(error.what()) + " (see --help)");
     return ExitCode::kBadInput;
   }
+  if (absl::Status single = CheckRanks(app); !single.ok()) {
+    if (RankOfLauncher() == 0) PrintError(std::string(single.message()));
+    return ExitCode::kBadInput;
+  }
   const absl::Status status = action();
   // Of the ranks that fail alike the first one speaks.
   if (!status.ok() && !status.message().empty()) PrintError(std::string(status.message()));
@@ -79,7 +116,10 @@ int RunPlait(int argc, const char* const* argv) {
   } catch (const std::exception& error) {
     PrintError(std::string("unexpected: ") + error.what());
   }
-  std::fflush(stdout);
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    PrintError(absl::StrCat("standard output cannot be written: ", std::strerror(errno)));
+    if (code == ExitCode::kDone) code = ExitCode::kTryAgain;
+  }
   return static_cast<int>(code);
 }
 

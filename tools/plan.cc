@@ -70,10 +70,15 @@ std::string LayoutText(const Plan& plan) {
   return text.empty() ? "one rank" : text;
 }
 
+bool Fits(const Plan& plan, const StagePlan& stage) {
+  return plan.machine.memory_bytes == 0 || stage.memory.total <= plan.machine.memory_bytes;
+}
+
 Json StageJson(const Plan& plan, const StagePlan& stage) {
   Json memory = {{"total_bytes", stage.memory.total},
                  {"worst_routing_total_bytes", stage.memory.worst_total},
                  {"device_bytes", plan.machine.memory_bytes},
+                 {"fits", Fits(plan, stage)},
                  {"pinned_bytes", stage.memory.pinned},
                  {"classes", Json::object()},
                  {"blocks", Json::array()}};
@@ -129,6 +134,8 @@ Json PlanJson(const Plan& plan) {
   }
   Json answer = {{"legal", true},
                  {"problems", Json::array()},
+                 {"fits", std::all_of(plan.stages.begin(), plan.stages.end(),
+                                      [&plan](const auto& stage) { return Fits(plan, stage); })},
                  {"ranks", plan.ranks},
                  {"axes", axes},
                  {"device", plan.machine.name},
@@ -145,7 +152,7 @@ void PrintMemory(const Plan& plan, const StagePlan& stage) {
   std::printf("  memory of a rank           %10s", BytesText(stage.memory.total).c_str());
   if (plan.machine.memory_bytes > 0) {
     std::printf("  of %s%s", BytesText(plan.machine.memory_bytes).c_str(),
-                stage.memory.total > plan.machine.memory_bytes ? ": DOES NOT FIT" : "");
+                Fits(plan, stage) ? "" : ": DOES NOT FIT");
   }
   std::printf("\n");
   for (int c = 0; c < kNumMemoryClasses; ++c) {
@@ -263,7 +270,7 @@ void AddPlanCommand(CLI::App& plait, Action& action) {
   plan->add_flag("--json", options->json, "Answers with one JSON object");
   plan->footer(
       "Example: plait plan recipes/library/jamba_1_5_large.textproto --ranks 512 "
-      "--set parallel.expert=8");
+      "--set parallel.context=32 --set parallel.expert=8 --set stages.0.rows_per_microbatch=64");
   plan->callback([options, &action] { action = [options] { return Run(*options); }; });
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/json_text.h"
 #include "base/status_macros.h"
+#include "tools/option_checks.h"
 #include "tools/plait.h"
 #include "tools/progress.h"
 #include "tools/ranks.h"
@@ -91,10 +92,12 @@ void AddPrepareCommand(CLI::App& plait, Action& action) {
       ->capture_default_str();
   command->add_option("--text-field", prepare.text_field, "Field of a JSONL line that is the text")
       ->capture_default_str();
-  command->add_option("--tokenizer", prepare.tokenizer,
-                      "SentencePiece .model or Hugging Face tokenizer.json to use; without it, one "
-                      "is trained");
+  CLI::Option* tokenizer = command->add_option(
+      "--tokenizer", prepare.tokenizer,
+      "SentencePiece .model or Hugging Face tokenizer.json to use; without it, one "
+      "is trained");
   command->add_option("--vocabulary", prepare.vocabulary_size, "Pieces of a tokenizer trained here")
+      ->excludes(tokenizer)
       ->capture_default_str();
   command
       ->add_option("--tokenizer-training-bytes", prepare.tokenizer_training_bytes,
@@ -103,10 +106,12 @@ void AddPrepareCommand(CLI::App& plait, Action& action) {
   command->add_option("--shard-tokens", prepare.shard_tokens, "Tokens after which a shard is full")
       ->capture_default_str();
   command->add_option("--seed", prepare.seed, "Of what is held out and what is sampled")
+      ->check(SeedNumber())
       ->capture_default_str();
   command
       ->add_option("--threads", prepare.num_threads,
                    "Of each rank; 0: its share of the host's cores")
+      ->check(ThreadCount())
       ->capture_default_str();
   command->add_flag("--json", options->json, "Answers with one JSON object");
   command->footer(

@@ -105,7 +105,7 @@ void AddVerb(CLI::App& command, const std::string& name, const std::string& desc
       ->check(CLI::Range(1, 1'000'000));
   verb->add_flag("--json", options->json, "Answers with one JSON object");
   verb->footer("Example: plait recipe " + name +
-               " recipes/library/demo_pretrain.textproto --set stages.0.steps=20");
+               " recipes/library/demo_pretrain.textproto --set stages.0.steps=200");
   verb->callback([options, run, &action] { action = [options, run] { return run(*options); }; });
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 #include <map>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "base/durable_file.h"
 #include "base/exit_code.h"
+#include "base/folder_lock.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "checkpoint/checkpoint_reader.h"
@@ -41,6 +43,7 @@
 #include "trainer/model_runtime.h"
 #include "trainer/pretraining_objective.h"
 #include "trainer/process_usage.h"
+#include "trainer/run_position.h"
 #include "trainer/run_record.h"
 #include "trainer/training_step.h"
 
@@ -51,6 +54,7 @@ using recipe::v1::Recipe;
 using recipe::v1::Stage;
 using Clock = std::chrono::steady_clock;
 
+constexpr int64_t kMaxRecipeBytes = 16 << 20;
 constexpr char kTokens[] = "trainer.tokens";
 constexpr char kSkippedSteps[] = "trainer.skipped_steps";
 constexpr char kDataFingerprint[] = "data.fingerprint";
@@ -59,28 +63,6 @@ constexpr int64_t kVerifiedShardBytes = int64_t{256} << 20;
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// A step of the run as a stage and a step of it. The end of the run counts as the last stage's.
-struct Position {
-  int stage = 0;
-  int64_t step = 0;
-};
-
-Position PositionOf(const Recipe& recipe, int64_t step) {
-  Position position{0, step};
-  while (position.stage + 1 < recipe.stages_size() &&
-         position.step >= recipe.stages(position.stage).steps()) {
-    position.step -= recipe.stages(position.stage).steps();
-    ++position.stage;
-  }
-  return position;
-}
-
-int64_t TotalSteps(const Recipe& recipe) {
-  int64_t steps = 0;
-  for (const Stage& stage : recipe.stages()) steps += stage.steps();
-  return steps;
 }
 
 // Rows as long as the run's longest: what every stage is judged by.
@@ -115,6 +97,7 @@ struct Trainer::State {
   std::unique_ptr<TrainingStep> training_step;
   std::unique_ptr<Evaluation> evaluation;  // absent: nothing is held out
   std::unique_ptr<CheckpointWriter> writer;
+  FolderLock lock;                       // rank 0's
   RunRecord record = RunRecord::None();  // rank 0's writes
   ParameterCount parameters;
   double fair_cores = 1;  // of this rank
@@ -131,6 +114,7 @@ struct Trainer::State {
   std::string checkpoint;
 
   bool is_first() const { return options.world->rank() == 0; }
+  std::string recipe_path() const { return absl::StrCat(options.output, "/recipe.textproto"); }
   std::string metrics_path() const { return absl::StrCat(options.output, "/metrics.jsonl"); }
   // What all ranks know alike: the first one says it.
   void Warn(const std::string& message) const {
@@ -143,12 +127,13 @@ struct Trainer::State {
   absl::Status FindStart(std::optional<CheckpointReader>& reader);
   absl::Status StartOrResume();
   absl::Status OpenRunFolder();
+  absl::Status FindRunFolder() const;
   absl::Status Restore(const CheckpointReader& reader);
   absl::Status TakeWeights(const CheckpointReader& reader);
   absl::Status KeepAttachments(const CheckpointReader& reader);
   NamedState SavedState();
 
-  absl::Status RunStage(const Position& start, bool* stopped);
+  absl::Status RunStage(const RunPosition& start, bool* stopped);
   absl::Status RunStep(PrefetchingLoader& loader, const Stage& stage, double learning_rate);
   absl::Status FinishStep(const StepMetrics& step_metrics);
   absl::Status AtBoundary();
@@ -237,6 +222,7 @@ absl::Status Trainer::State::StartOrResume() {
   // Only now: whatever was wrong before leaves no folder behind.
   PLAIT_RETURN_IF_ERROR(
       AgreeOnStatus(*options.world, is_first() ? OpenRunFolder() : absl::OkStatus()));
+  PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, FindRunFolder()));
   return writer->RemoveLeftovers();
 }
 
@@ -262,10 +248,21 @@ absl::Status Trainer::State::OpenRunFolder() {
   std::error_code error;
   std::filesystem::create_directories(options.output, error);
   if (error) return SystemError(options.output, "cannot be made", error.value());
-  PLAIT_RETURN_IF_ERROR(
-      WriteFileDurably(absl::StrCat(options.output, "/recipe.textproto"), RecipeText(recipe)));
+  PLAIT_ASSIGN_OR_RETURN(lock, FolderLock::Take(options.output));
+  PLAIT_RETURN_IF_ERROR(WriteFileDurably(recipe_path(), RecipeText(recipe)));
   PLAIT_ASSIGN_OR_RETURN(record, RunRecord::Open(options.output, step, TotalSteps(recipe)));
   return absl::OkStatus();
+}
+
+// What rank 0 wrote must be there for all: each rank saves its part of a checkpoint into the
+// folder.
+absl::Status Trainer::State::FindRunFolder() const {
+  const absl::StatusOr<std::string> found = ReadWholeFile(recipe_path(), kMaxRecipeBytes);
+  if (found.ok() && *found == RecipeText(recipe)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(options.output,
+                   ": is not the folder here that rank 0 sees; the output must lie on a file "
+                   "system that all ranks share"));
 }
 
 absl::Status Trainer::State::Restore(const CheckpointReader& reader) {
@@ -282,6 +279,10 @@ absl::Status Trainer::State::Restore(const CheckpointReader& reader) {
         absl::StrCat("recipe stages: their steps are ", TotalSteps(recipe), " together, ",
                      reader.folder(), " has ", description.step, " already; ask for more steps"));
   }
+  const auto saved = ParseRecipe(description.recipe_text, reader.folder());
+  if (saved.ok()) {
+    PLAIT_RETURN_IF_ERROR(CheckSamePosition(*saved, recipe, description.step, reader.folder()));
+  }
   NamedState own = SavedState();
   PLAIT_ASSIGN_OR_RETURN(NamedState state, OnHost(execution, own));
   PLAIT_RETURN_IF_ERROR(reader.Load(UnaskedTensors::kRefuse, state));
@@ -294,7 +295,6 @@ absl::Status Trainer::State::Restore(const CheckpointReader& reader) {
   PLAIT_RETURN_IF_ERROR(optimizer->RestoreScalars(state));
   PLAIT_RETURN_IF_ERROR(KeepAttachments(reader));
   if (description.recipe_digest != RecipeDigest(recipe)) {
-    const auto saved = ParseRecipe(description.recipe_text, reader.folder());
     Warn(absl::StrCat("the recipe is not the one that ", reader.folder(), " was saved with",
                       saved.ok() ? absl::StrCat(": ", RecipeDifferences(*saved, recipe)) : ""));
   }
@@ -316,7 +316,7 @@ NamedState Trainer::State::SavedState() {
   return state;
 }
 
-absl::Status Trainer::State::RunStage(const Position& start, bool* stopped) {
+absl::Status Trainer::State::RunStage(const RunPosition& start, bool* stopped) {
   const Stage& stage = recipe.stages(start.stage);
   const LearningRateSchedule schedule(stage.schedule(), stage.steps());
   PLAIT_ASSIGN_OR_RETURN(
@@ -425,7 +425,23 @@ absl::Status Trainer::State::Evaluate() {
   const double seconds = SecondsSince(start);
   LogInfo(absl::StrFormat("step %d held out: loss %.4f, %.4f bits per byte over %d bytes, %.1f s",
                           step, result.loss, result.bits_per_byte, result.text_bytes, seconds));
-  return record.WriteEvaluation(step, result, seconds);
+  PLAIT_RETURN_IF_ERROR(record.WriteEvaluation(step, result, seconds));
+  // Before the first step, the step says more.
+  if (std::isfinite(result.loss) || step == 0 ||
+      recipe.trainer().non_finite() == recipe::v1::Trainer::SKIP) {
+    return absl::OkStatus();
+  }
+  const std::string what = "the held-out loss is not finite";
+  PLAIT_RETURN_IF_ERROR(record.WriteStop(step, what));
+  // All ranks know; none needs to abort the others.
+  return AgreeOnStatus(
+      *options.world,
+      WithExitCode(
+          absl::FailedPreconditionError(absl::StrCat(
+              "step ", step, ": ", what,
+              ": the weights have diverged, and are not saved. Lower the learning rate and "
+              "go on from the last checkpoint with --resume")),
+          ExitCode::kNumericFault));
 }
 
 absl::Status Trainer::State::Save() {

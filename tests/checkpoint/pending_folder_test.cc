@@ -30,10 +30,10 @@ class PendingFolderTest : public ::testing::Test {
 
 TEST_F(PendingFolderTest, TakesTheNameOfAnOlderOne) {
   Make("model", "old");
-  ASSERT_OK(BeginFolder(folder_.File("model"), 1));
+  ASSERT_OK_AND_ASSIGN(FolderLock lock, BeginFolder(folder_.File("model"), 1));
   Make("tmp.model", "new");
   EXPECT_EQ(ContentOf("model"), "old");
-  ASSERT_OK(PublishFolder(folder_.File("model")));
+  ASSERT_OK(PublishFolder(folder_.File("model"), lock));
   EXPECT_EQ(ContentOf("model"), "new");
   EXPECT_EQ(Entries(), 1u);
 }

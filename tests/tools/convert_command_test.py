@@ -351,6 +351,9 @@ class TargetTest(ConvertTest):
     def test_what_a_killed_conversion_left_is_removed(self):
         (self.path / "tmp.out").mkdir()
         (self.path / "tmp.out/rank-00000.h5").write_text("half")
+        self.refuse("tmp.out: is not plait's", BAD_INPUT)  # somebody else's of that name
+        self.assertEqual((self.path / "tmp.out/rank-00000.h5").read_text(), "half")
+        (self.path / "tmp.out/.plait-lock").touch()
         self.convert("in", "out")
         self.assertFalse((self.path / "tmp.out").exists())
 

@@ -9,6 +9,7 @@
 
 #include "base/durable_file.h"
 #include "base/exit_code.h"
+#include "base/folder_lock.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_folder.h"
@@ -232,6 +233,36 @@ TEST_F(RunFolderTest, OrSkipsTheStepAndCountsIt) {
   ASSERT_OK_AND_ASSIGN(const auto reader, OpenCheckpointOrRun(folder_.File("run"), &rejected));
   EXPECT_EQ(reader.manifest().integers.at("trainer.skipped_steps"), kSteps);
   EXPECT_EQ(reader.manifest().integers.at("adamw.step"), 0);
+}
+
+TEST_F(RunFolderTest, WeightsThatTheLastUpdateSpoiledAreNotSaved) {
+  const absl::Status status =
+      Train(folder_.File("run"), false,
+            {"stages.1.steps=1", "stages.1.schedule.learning_rate_peak=1e30",
+             "stages.1.schedule.learning_rate_final=1e30"})
+          .status();
+  EXPECT_EQ(ExitCodeOf(status), ExitCode::kNumericFault);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("step 5: the held-out loss is not finite"));
+  EXPECT_TRUE(std::filesystem::exists(folder_.File("run/checkpoints/step-00000004")));
+  EXPECT_FALSE(std::filesystem::exists(folder_.File("run/checkpoints/step-00000005")));
+}
+
+TEST_F(RunFolderTest, AChangeOfStepsMayNotMoveTheRun) {
+  ASSERT_OK(Train(folder_.File("run"), false, {"debug.stop_after_steps=5"}));
+  EXPECT_THAT(Train(folder_.File("run"), true, {"stages.0.steps=6"}),
+              StatusIs(absl::StatusCode::kFailedPrecondition,
+                       HasSubstr("step-00000005 has made 1 steps of stage 1, with these steps it "
+                                 "would be 5 of stage 0")));
+  EXPECT_OK(Train(folder_.File("run"), true, {"stages.1.steps=2"}));
+}
+
+TEST_F(RunFolderTest, OneProcessAtATime) {
+  ASSERT_OK(Train(folder_.File("run"), false, {"debug.stop_after_steps=2"}));
+  ASSERT_OK_AND_ASSIGN(std::optional<FolderLock> lock, FolderLock::Take(folder_.File("run")));
+  EXPECT_THAT(Train(folder_.File("run"), true, {}),
+              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("another process works in it")));
+  lock.reset();
+  EXPECT_OK(Train(folder_.File("run"), true, {}));
 }
 
 TEST_F(RunFolderTest, StartsFromTheWeightsOfAnotherRun) {

@@ -13,7 +13,7 @@
 # cores among the ranks that share them), idle threads sleep; on this host alone (no host option, no
 # batch system) no network is looked for, which takes half of the start.
 #
-# To stop a run with a checkpoint at its next step (exit code 75), send SIGTERM, SIGINT or SIGUSR1 to
+# To stop a run with a checkpoint at its next step (exit code 75), send SIGTERM, SIGINT, SIGHUP or SIGUSR1 to
 # this script: the ranks get SIGUSR1. A second one ends them at once. To mpirun itself send SIGUSR1
 # only: after SIGTERM it gives its ranks one second.
 # The exit code is that of the rank that failed first; 0 where none did.
@@ -68,7 +68,7 @@ stop() {
   signals=$((signals + 1))
   if [ "$signals" = 1 ]; then kill -USR1 "$mpirun"; else kill -TERM "$mpirun"; fi 2>/dev/null
 }
-trap stop TERM INT USR1
+trap stop TERM INT USR1 HUP
 
 # `wait` ends early where a signal comes in.
 while true; do

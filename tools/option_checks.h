@@ -1,0 +1,54 @@
+// Checks of option values, with messages of one short line.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+namespace plait {
+
+// A finite number above 0.
+inline CLI::Validator AboveZero() {
+  return CLI::Validator(
+      [](std::string& text) {
+        double value = 0;
+        const bool is_number = CLI::detail::lexical_cast(text, value);
+        return is_number && std::isfinite(value) && value > 0
+                   ? std::string()
+                   : "expected a number above 0, got " + text;
+      },
+      "above 0");
+}
+
+// A finite number, 0 or more.
+inline CLI::Validator NotNegative() {
+  return CLI::Validator(
+      [](std::string& text) {
+        double value = 0;
+        const bool is_number = CLI::detail::lexical_cast(text, value);
+        return is_number && std::isfinite(value) && value >= 0 ? std::string()
+                                                               : "expected 0 or more, got " + text;
+      },
+      "0 or more");
+}
+
+// Digits that 64 bits hold: no sign, which would wrap around.
+inline CLI::Validator SeedNumber() {
+  return CLI::Validator(
+      [](std::string& text) {
+        uint64_t value = 0;
+        const char* const end = text.data() + text.size();
+        const auto [stopped, error] = std::from_chars(text.data(), end, value);
+        return error == std::errc() && stopped == end
+                   ? std::string()
+                   : "expected 0 to 18446744073709551615, got " + text;
+      },
+      "");
+}
+
+// Threads of a process; 0: as many as it has cores.
+inline CLI::Validator ThreadCount() { return CLI::Range(0, 1024); }
+
+}  // namespace plait
