@@ -116,8 +116,10 @@ int RunPlait(int argc, const char* const* argv) {
   } catch (const std::exception& error) {
     PrintError(std::string("unexpected: ") + error.what());
   }
-  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
-    PrintError(absl::StrCat("standard output cannot be written: ", std::strerror(errno)));
+  const int error = std::fflush(stdout) == 0 ? 0 : errno;
+  if (error != 0 || std::ferror(stdout) != 0) {
+    PrintError(absl::StrCat("standard output cannot be written: ",
+                            error != 0 ? std::strerror(error) : "a part of it is lost"));
     if (code == ExitCode::kDone) code = ExitCode::kTryAgain;
   }
   return static_cast<int>(code);

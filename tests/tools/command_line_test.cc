@@ -193,6 +193,25 @@ TEST(CommandLineTest, ADamagedCheckpointIsExitCodeThree) {
   EXPECT_EQ(list.exit_code, 0);
   EXPECT_THAT(list.output, HasSubstr("rank-00000.h5"));
   EXPECT_EQ(RunCommand({"checkpoint", "list", run.File("absent")}).exit_code, 3);
+  // Of a run every checkpoint is read, not just the newest.
+  WriteCheckpoint(run.File("checkpoints"), 8);
+  const CommandResult older = RunCommand({"checkpoint", "verify", run.path()});
+  EXPECT_EQ(older.exit_code, 3);
+  EXPECT_THAT(older.errors, HasSubstr("step-00000007/rank-00000.h5"));
+  EXPECT_EQ(RunCommand({"checkpoint", "verify", run.File("checkpoints/step-00000008")}).exit_code,
+            0);
+}
+
+TEST(CommandLineTest, ACheckpointOfAnotherStepThanItsNameIsRefused) {
+  TemporaryFolder run;
+  WriteCheckpoint(run.File("checkpoints"), 7);
+  std::filesystem::rename(run.File("checkpoints/step-00000007"),
+                          run.File("checkpoints/step-00000099"));
+  const CommandResult verify = RunCommand({"checkpoint", "verify", run.path()});
+  EXPECT_EQ(verify.exit_code, 3);
+  EXPECT_THAT(verify.errors, HasSubstr("step-00000099: holds step 7; call it step-00000007"));
+  std::filesystem::rename(run.File("checkpoints/step-00000099"), run.File("best"));
+  EXPECT_EQ(RunCommand({"checkpoint", "verify", run.File("best")}).exit_code, 0);
 }
 
 }  // namespace
