@@ -2,12 +2,13 @@
 """Converts a model folder of random bytes to a checkpoint and back and copies the same bytes with `cp`, in turns,
 and prints medians, ratios and the largest resident memory of a process.
 
-usage: tools/compare_conversion_speed.py PLAIT SCRATCH [--model jamba] [--ranks 1] [--files 1] [--gigabytes 1] [--rounds 7]
+usage: tools/compare_conversion_speed.py PLAIT SCRATCH [--model jamba] [--ranks 1] [--files 1] [--gigabytes 1] [--rounds 8]
 
 SCRATCH (a folder to be made and removed) needs three times the room of the model. `plait convert` ends with its bytes on
 the device, so `cp` is timed with the `sync` that follows, and shown without. Before each: what was made last is removed,
-sync, and what is to be read is read, so that it comes from memory. The first of a round takes turns. A virtual machine
-gives freed memory back to its host within seconds and gets it again slowly: look at the spread. What a small model
+sync, and what is to be read is read, so that it comes from memory. Conversion and copy take turns in being
+first: a virtual machine whose host is short of memory gives freed memory back within seconds and gets it again slowly,
+so that what comes after a pause is several times as slow, whichever it is. Look at the spread. What a small model
 takes (mpirun's start above all) is shown apart: it does not grow with the model.
 """
 
@@ -133,7 +134,7 @@ def main():
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--files", type=int, default=1)
     parser.add_argument("--gigabytes", type=float, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
     if options.scratch.exists():
         raise SystemExit(f"{options.scratch}: exists; name a folder to be made")
@@ -155,9 +156,9 @@ def main():
         read = {"back": checkpoint, "cp of the checkpoint": checkpoint, "a small model": tiny}
         runs = {name: [] for name in ways}
         for number in range(options.rounds):
-            first = number % len(ways)
-            order = list(ways)[first:] + list(ways)[:first]
-            for name in order:
+            there, copy, back, copy_back, small = ways
+            for name in ((there, copy, back, copy_back, small) if number % 2 == 0 else
+                         (copy, there, copy_back, back, small)):
                 runs[name].append(timed(ways[name], read.get(name, source)))
                 if name == "back" and digests(made) != wanted:
                     raise SystemExit("the tensors that came back are not those that went")
