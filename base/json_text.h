@@ -5,10 +5,10 @@
 
 namespace plait {
 
-// value: of nlohmann's. Bytes that are no UTF-8 become U+FFFD. indent < 0: one line.
+// value: of nlohmann's. One line; bytes that are no UTF-8 become U+FFFD.
 template <class Json>
-std::string JsonText(const Json& value, int indent = -1) {
-  return value.dump(indent, ' ', false, Json::error_handler_t::replace);
+std::string JsonText(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace plait

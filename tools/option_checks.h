@@ -9,29 +9,25 @@
 
 namespace plait {
 
-// A finite number above 0.
-inline CLI::Validator AboveZero() {
+// A finite number for which `holds`; `expected` says which those are.
+inline CLI::Validator NumberThat(bool (*holds)(double), const std::string& expected) {
   return CLI::Validator(
-      [](std::string& text) {
+      [holds, expected](std::string& text) {
         double value = 0;
         const bool is_number = CLI::detail::lexical_cast(text, value);
-        return is_number && std::isfinite(value) && value > 0
+        return is_number && std::isfinite(value) && holds(value)
                    ? std::string()
-                   : "expected a number above 0, got " + text;
+                   : "expected " + expected + ", got " + text;
       },
-      "above 0");
+      expected);
 }
 
-// A finite number, 0 or more.
+inline CLI::Validator AboveZero() {
+  return NumberThat([](double value) { return value > 0; }, "a number above 0");
+}
+
 inline CLI::Validator NotNegative() {
-  return CLI::Validator(
-      [](std::string& text) {
-        double value = 0;
-        const bool is_number = CLI::detail::lexical_cast(text, value);
-        return is_number && std::isfinite(value) && value >= 0 ? std::string()
-                                                               : "expected 0 or more, got " + text;
-      },
-      "0 or more");
+  return NumberThat([](double value) { return value >= 0; }, "0 or more");
 }
 
 // Digits that 64 bits hold: no sign, which would wrap around.

@@ -106,19 +106,18 @@ class FaultInjectionTest(unittest.TestCase):
         self.assertRegex(outcome.text(), r"missing: rank 1 \(its process is stopped\)")
         self.assertEqual(outcome.text().count("missing: "), 1, "one report a host")
 
-    def test_a_failing_rank_ends_the_job_with_its_own_reason_first(self):
-        outcome = run("fail", 2, check=False)
+    def check_that_it_ends_with_its_own_reason_first(self, fault, reason, code):
+        outcome = run(fault, 2, check=False)
         after = [text for _, text in outcome.lines if not text.startswith("fault: ") and text]
-        self.assertIn("rank 2 ends the job: data/shard-00003.h5: its digest is wrong", after[0])
-        self.assertEqual(outcome.code, BAD_INPUT)
+        self.assertIn(f"rank 2 ends the job: {reason}", after[0])
+        self.assertEqual(outcome.code, code)
         self.assertLessEqual(outcome.ended - outcome.time_of("^fault: "), END_SECONDS)
 
+    def test_a_failing_rank_ends_the_job_with_its_own_reason_first(self):
+        self.check_that_it_ends_with_its_own_reason_first("fail", "data/shard-00003.h5: its digest is wrong", BAD_INPUT)
+
     def test_an_exception_on_one_rank_ends_the_job(self):
-        outcome = run("throw", 2, check=False)
-        after = [text for _, text in outcome.lines if not text.startswith("fault: ") and text]
-        self.assertIn("rank 2 ends the job: unexpected: no more threads", after[0])
-        self.assertEqual(outcome.code, INTERNAL)
-        self.assertLessEqual(outcome.ended - outcome.time_of("^fault: "), END_SECONDS)
+        self.check_that_it_ends_with_its_own_reason_first("throw", "unexpected: no more threads", INTERNAL)
 
     def test_a_killed_rank_ends_the_job(self):
         outcome = run("kill", 1, check=False)
