@@ -21,8 +21,8 @@ using Clock = std::chrono::steady_clock;
 // the launcher should have ended this one, too.
 constexpr double kGraceSeconds = 1.0;
 constexpr double kSpokenGraceSeconds = 6.0;
-// Between two looks more than this has passed only where the process did not run.
-constexpr double kLongestLookSeconds = 1.0;
+// Between two looks more periods than this have passed only where the process did not run.
+constexpr double kMostPeriods = 4;
 
 double SecondsBetween(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
@@ -65,7 +65,7 @@ void CollectiveWatchdog::Watch(const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
   while (!stopped_.wait_for(lock, stop, period, [&] { return stop.stop_requested(); })) {
     const Clock::time_point now = Clock::now();
-    const double passed = std::min(SecondsBetween(last, now), kLongestLookSeconds);
+    const double passed = std::min(SecondsBetween(last, now), kMostPeriods * period.count());
     last = now;
     const int64_t since = ledger_.waiting_since();
     watched = since != 0 && since == wait ? watched + passed : 0;

@@ -26,10 +26,6 @@ constexpr void (*kCommands[])(CLI::App&, Action&) = {
     AddBenchCommand,   AddDoctorCommand, AddSelftestCommand, AddPlanCommand,
 };
 
-void PrintError(const std::string& message) {
-  std::fprintf(stderr, "plait: %s\n", message.c_str());
-}
-
 // The first of these variables of launchers, as a number.
 int64_t FromLauncher(std::initializer_list<const char*> names, int64_t otherwise) {
   for (const char* name : names) {
@@ -98,12 +94,16 @@ ExitCode ParseAndRun(int argc, const char* const* argv) {
     return ExitCode::kBadInput;
   }
   const absl::Status status = action();
-  // Of the ranks that fail alike the first one speaks.
+  // Of ranks that fail alike the first one has spoken.
   if (!status.ok() && !status.message().empty()) PrintError(std::string(status.message()));
   return ExitCodeOf(status);
 }
 
 }  // namespace
+
+void PrintError(const std::string& message) {
+  std::fprintf(stderr, "plait: %s\n", message.c_str());
+}
 
 int RunPlait(int argc, const char* const* argv) {
   AllowManyFiles();

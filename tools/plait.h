@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 #include "absl/status/status.h"
 
@@ -32,6 +33,9 @@ void AddTrainCommand(CLI::App& plait, Action& action);
 // Of `plait bench`, in files of their own.
 void AddKernelBenchmarks(CLI::App& bench, Action& action);  // kernels, gemm
 void AddTokenizerBenchmark(CLI::App& bench, Action& action);
+
+// "plait: ..." on stderr.
+void PrintError(const std::string& message);
 
 // The whole executable; returns its exit code. Nothing is thrown.
 int RunPlait(int argc, const char* const* argv);

@@ -1,5 +1,6 @@
 #include "tools/ranks.h"
 
+#include <cstdio>
 #include <exception>
 #include <new>
 #include <string>
@@ -11,6 +12,7 @@
 #include "base/status_macros.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/status_agreement.h"
+#include "tools/plait.h"
 
 namespace plait {
 namespace {
@@ -37,13 +39,18 @@ absl::Status RunOnRanks(
   SetLogRank(world->rank());
   const absl::Status status = WithoutExceptions(body, world);
   if (status.ok()) return status;
+  const std::string message(status.message().data(), status.message().size());
   // What all ranks agree on, the first one says.
-  if (world->rank() == 0 || !IsAgreed(status))
-    LogFailure(std::string_view(status.message().data(), status.message().size()));
+  const bool speaks = world->rank() == 0 || !IsAgreed(status);
+  if (speaks) LogFailure(message);
   if (world->size() == 1) return status;
   const ExitCode code = ExitCodeOf(status);
-  if (!IsAgreed(status)) world->Abort(std::string(status.message()), static_cast<int>(code));
-  return world->rank() == 0 ? status : WithExitCode(absl::Status(status.code(), ""), code);
+  if (!IsAgreed(status)) world->Abort(message, static_cast<int>(code));
+  // The launcher kills the others when the first rank leaves with this code: by then all is said.
+  if (speaks && !message.empty()) PrintError(message);
+  std::fflush(stdout);
+  world->Barrier().IgnoreError();
+  return WithExitCode(absl::Status(status.code(), ""), code);
 }
 
 }  // namespace plait

@@ -10,8 +10,8 @@
 namespace plait {
 
 // Starts MPI where this process was launched by it, and runs `body`. A failure that all ranks hold
-// comes back with its message on rank 0 and without one on the others; a failure of this rank alone
-// ends the job.
+// is told by rank 0 before any rank leaves, and comes back without a message; a failure of this
+// rank alone ends the job. One rank's failure comes back with its message.
 absl::Status RunOnRanks(
     const std::function<absl::Status(const std::shared_ptr<Communicator>&)>& body);
 

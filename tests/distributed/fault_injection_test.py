@@ -116,6 +116,11 @@ class FaultInjectionTest(unittest.TestCase):
     def test_a_failing_rank_ends_the_job_with_its_own_reason_first(self):
         self.check_that_it_ends_with_its_own_reason_first("fail", "data/shard-00003.h5: its digest is wrong", BAD_INPUT)
 
+    def test_what_all_ranks_are_told_is_said_before_the_first_one_leaves(self):
+        outcome = run("agree", 2, check=False)
+        self.assertEqual([text for _, text in outcome.lines].count("plait: rank 2: its own reason"), 1, outcome.text())
+        self.assertEqual(outcome.code, BAD_INPUT)
+
     def test_an_exception_on_one_rank_ends_the_job(self):
         self.check_that_it_ends_with_its_own_reason_first("throw", "unexpected: no more threads", INTERNAL)
 

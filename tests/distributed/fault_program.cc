@@ -4,7 +4,8 @@
 //   FAULT    none, or what RANK does once, in the third round: skip (leaves a barrier out), swap (a
 //            barrier before an all-reduce), count, type (of an all-reduce), stop (by SIGSTOP),
 //            dawdle (never comes), dawdle-in-part (the same, before a part's collective), fail (an
-//            error of its own), throw (an exception), kill (by SIGKILL)
+//            error of its own), agree (an error that all ranks are told; rank 0 leaves late), throw
+//            (an exception), kill (by SIGKILL)
 //   CHECK    1: calls are compared
 //   TIMEOUT  the watchdog's, seconds
 #include <signal.h>
@@ -20,6 +21,8 @@
 #include "base/tensor.h"
 #include "parallel/collective_watchdog.h"
 #include "parallel/shared_window.h"
+#include "parallel/status_agreement.h"
+#include "tools/plait.h"
 #include "tools/ranks.h"
 
 namespace plait {
@@ -49,6 +52,10 @@ absl::Status Rounds(Communicator& world, const std::string& fault, int culprit) 
     const std::string now = round == kFaultyRound && world.rank() == culprit ? fault : "none";
     if (now != "none") Announce(now.c_str());
     if (now == "fail") return absl::DataLossError("data/shard-00003.h5: its digest is wrong");
+    if (fault == "agree" && round == kFaultyRound) {
+      return AgreeOnStatus(world,
+                           now == fault ? absl::DataLossError("its own reason") : absl::OkStatus());
+    }
     if (now == "throw") throw std::runtime_error("no more threads");
     if (now == "kill") kill(getpid(), SIGKILL);
     if (now == "stop") kill(getpid(), SIGSTOP);
@@ -81,7 +88,10 @@ int Main(int argc, char** argv) {
     const CollectiveWatchdog watchdog(world->ledger(), timeout_seconds);
     return Rounds(*world, fault, culprit);
   });
-  if (!status.ok()) std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  // As plait's main program does it, late: what is to be said was said before.
+  const char* const rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (fault == "agree" && rank != nullptr && std::atoi(rank) == 0) sleep(2);
+  if (!status.message().empty()) PrintError(std::string(status.message()));
   return static_cast<int>(ExitCodeOf(status));
 }
 

@@ -36,7 +36,8 @@ struct Reports {
 
 // Runs `body` on ranks watched by a watchdog each, which aborts the job.
 void RunWatched(int ranks, Reports& reports,
-                const std::function<absl::Status(Communicator&, Stream&)>& body) {
+                const std::function<absl::Status(Communicator&, Stream&)>& body,
+                double timeout_seconds = kTimeoutSeconds) {
   const auto watched = [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
     Stream stream;
     const auto on_timeout = [&](const std::string& report) {
@@ -46,7 +47,7 @@ void RunWatched(int ranks, Reports& reports,
       reports.by_rank[world->rank()] = report;
       world->Abort("the watchdog", 75);
     };
-    const CollectiveWatchdog watchdog(world->ledger(), kTimeoutSeconds, on_timeout);
+    const CollectiveWatchdog watchdog(world->ledger(), timeout_seconds, on_timeout);
     return body(*world, stream);
   };
   RunLocalRanks(ranks, watched).IgnoreError();
@@ -158,14 +159,17 @@ TEST(CollectiveWatchdogTest, SizesThatRanksNeedNotAgreeOnAreNotTold) {
 
 TEST(CollectiveWatchdogTest, IsSilentWhileTheRanksGoOn) {
   Reports reports;
-  RunWatched(2, reports, [](Communicator& world, Stream& stream) -> absl::Status {
-    // Together far longer than the timeout, each wait shorter.
-    for (int i = 0; i < 8; ++i) {
+  // Far from a single wait's length: a busy machine may keep a rank from running for long.
+  constexpr double kLongTimeoutSeconds = 1.5;
+  const auto body = [](Communicator& world, Stream& stream) -> absl::Status {
+    // Together longer than the timeout, each wait much shorter.
+    for (int i = 0; i < 20; ++i) {
       if (world.rank() == i % 2) std::this_thread::sleep_for(std::chrono::milliseconds(100));
       PLAIT_RETURN_IF_ERROR(Sum(world, stream));
     }
     return absl::OkStatus();
-  });
+  };
+  RunWatched(2, reports, body, kLongTimeoutSeconds);
   EXPECT_TRUE(reports.by_rank.empty());
 }
 

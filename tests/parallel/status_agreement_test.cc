@@ -28,7 +28,7 @@ TEST(StatusAgreementTest, WhatAllRanksHaveIsToldWhole) {
 }
 
 TEST(StatusAgreementTest, WhatOneRankHasIsToldAllWithItsExitCodeCutWhereACharacterEnds) {
-  for (const std::string& before : {"", "x", "xy"}) {
+  for (const std::string before : {"", "x", "xy"}) {
     EXPECT_OK(RunLocalRanks(3, [&before](const std::shared_ptr<Communicator>& world) {
       const bool fails = world->rank() == 1;
       const absl::Status status = AgreeOnStatus(
