@@ -27,6 +27,8 @@ using ::testing::Not;
 using Clock = std::chrono::steady_clock;
 
 constexpr double kTimeoutSeconds = 0.3;
+// Far from a wait of a rank that goes on: a busy machine may keep it from running for long.
+constexpr double kLongTimeoutSeconds = 1.5;
 
 // Who spoke, and what they said.
 struct Reports {
@@ -159,8 +161,6 @@ TEST(CollectiveWatchdogTest, SizesThatRanksNeedNotAgreeOnAreNotTold) {
 
 TEST(CollectiveWatchdogTest, IsSilentWhileTheRanksGoOn) {
   Reports reports;
-  // Far from a single wait's length: a busy machine may keep a rank from running for long.
-  constexpr double kLongTimeoutSeconds = 1.5;
   const auto body = [](Communicator& world, Stream& stream) -> absl::Status {
     // Together longer than the timeout, each wait much shorter.
     for (int i = 0; i < 20; ++i) {
