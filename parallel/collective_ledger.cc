@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <thread>
 #include <vector>
@@ -18,19 +19,27 @@ namespace {
 // The call, whole however often its rank makes others meanwhile. A rank that stopped while it wrote
 // one leaves it torn: then as it is.
 CollectiveCall Read(const LedgerSlot::Call& slot) {
-  constexpr int kTries = 1000;  // of one and the same version
+  using Clock = std::chrono::steady_clock;
+  constexpr int kSpins = 10;
+  // By then a writer that lost its core in the middle has had it again, on the busiest of machines.
+  constexpr auto kLongest = std::chrono::milliseconds(500);
   std::array<uint64_t, LedgerSlot::kCallWords> words;
   uint64_t last = 0;
-  for (int attempt = 0; attempt < kTries; ++attempt) {
+  Clock::time_point since;  // that the version is `last`
+  for (int attempt = 0;; ++attempt) {
     const uint64_t before = slot.version.load(std::memory_order_acquire);
     for (int i = 0; i < LedgerSlot::kCallWords; ++i) {
       words[i] = slot.words[i].load(std::memory_order_acquire);
     }
     if (before % 2 == 0 && slot.version.load(std::memory_order_relaxed) == before) break;
-    if (before != last) attempt = 0;
-    last = before;
-    // The writer may have lost its core in the middle.
-    if (attempt >= 10) std::this_thread::yield();
+    if (before != last) {
+      attempt = 0;
+      last = before;
+      since = Clock::now();
+    }
+    if (attempt < kSpins) continue;
+    if (Clock::now() - since > kLongest) break;
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   CollectiveCall call;
   std::memcpy(static_cast<void*>(&call), words.data(), sizeof(call));
