@@ -11,7 +11,9 @@
 #include "base/exit_code.h"
 #include "base/segmented_digest.h"
 #include "base/status_macros.h"
+#include "checkpoint/shard_description.h"
 #include "checkpoint/shard_overlap.h"
+#include "parallel/host_collectives.h"
 #include "parallel/status_agreement.h"
 
 namespace plait {
@@ -126,7 +128,8 @@ absl::StatusOr<CheckpointReader> CheckpointReader::Open(Communicator& world,
                                        CheckpointManifestText(reader.manifest_)));
   PLAIT_RETURN_IF_ERROR(Agree(world, reader.CheckFiles(world)));
   // Only now that all bytes are known to be those that were written.
-  PLAIT_RETURN_IF_ERROR(Agree(world, reader.OpenShardFiles()));
+  PLAIT_RETURN_IF_ERROR(reader.DescribeShardFiles(world));
+  PLAIT_RETURN_IF_ERROR(Agree(world, reader.CollectParts()));
   return reader;
 }
 
@@ -147,12 +150,39 @@ absl::Status CheckpointReader::CheckFiles(const Communicator& world) const {
   return absl::OkStatus();
 }
 
-absl::Status CheckpointReader::OpenShardFiles() {
-  for (int64_t rank = 0; rank < manifest_.ranks; ++rank) {
-    PLAIT_ASSIGN_OR_RETURN(ShardFile file,
-                           ShardFile::Open(absl::StrCat(folder_, "/", ShardFileName(rank))));
-    shard_files_.push_back(std::move(file));
+// Every file is opened by one rank. It keeps it open: where a checkpoint's ranks are the run's, it
+// is the file that it reads.
+absl::Status CheckpointReader::DescribeShardFiles(Communicator& world) {
+  std::map<int64_t, ShardFile> opened;
+  const auto open_own = [&]() -> absl::Status {
+    for (int64_t rank = world.rank(); rank < manifest_.ranks; rank += world.size()) {
+      PLAIT_ASSIGN_OR_RETURN(ShardFile file,
+                             ShardFile::Open(absl::StrCat(folder_, "/", ShardFileName(rank))));
+      opened.emplace(rank, std::move(file));
+    }
+    return absl::OkStatus();
+  };
+  PLAIT_RETURN_IF_ERROR(Agree(world, open_own()));
+  DescribedFiles files;
+  if (world.size() > 1) {
+    for (const auto& [rank, file] : opened) files[rank] = file.tensors();
+    PLAIT_ASSIGN_OR_RETURN(const std::vector<std::string> told,
+                           GatherBytesOnHost(world, BytesOf(files)));
+    files.clear();
+    for (const std::string& bytes : told) PLAIT_RETURN_IF_ERROR(AddDescribedFiles(bytes, files));
   }
+  for (int64_t rank = 0; rank < manifest_.ranks; ++rank) {
+    const auto own = opened.find(rank);
+    shard_files_.push_back(
+        own != opened.end()
+            ? std::move(own->second)
+            : ShardFile(absl::StrCat(folder_, "/", ShardFileName(rank)), std::move(files[rank])));
+  }
+  return absl::OkStatus();
+}
+
+// Once the ranks' files are known.
+absl::Status CheckpointReader::CollectParts() {
   for (int64_t rank = 0; rank < manifest_.ranks; ++rank) {
     const ShardFile& file = shard_files_[static_cast<size_t>(rank)];
     for (const StoredTensor& stored : file.tensors()) {

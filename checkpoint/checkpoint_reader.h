@@ -43,7 +43,7 @@ class CheckpointReader {
 
   // Verifies the manifest and every file. NotFound or DataLoss.
   static absl::StatusOr<CheckpointReader> Open(const std::string& folder);
-  // Collective: rank r of N verifies files r, r + N, ...
+  // Collective: rank r of N verifies files r, r + N, ..., and tells the others what is in them.
   static absl::StatusOr<CheckpointReader> Open(Communicator& world, const std::string& folder);
 
   const std::string& folder() const { return folder_; }
@@ -74,7 +74,8 @@ class CheckpointReader {
 
   CheckpointReader() = default;
   absl::Status CheckFiles(const Communicator& world) const;
-  absl::Status OpenShardFiles();
+  absl::Status DescribeShardFiles(Communicator& world);
+  absl::Status CollectParts();
   absl::Status CheckTensor(const NamedTensor& wanted, StoredDTypes dtypes) const;
   absl::Status FindSources(const std::string& name, const ShardSpec& wanted,
                            std::vector<Source>& sources) const;

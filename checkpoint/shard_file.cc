@@ -14,9 +14,10 @@
 #include "base/status_macros.h"
 
 namespace plait {
-namespace {
 
 using Range = ShardSpec::Range;
+
+namespace {
 
 constexpr int64_t kFormatVersion = 1;
 constexpr char kFormatAttribute[] = "plait_shard_format";
@@ -24,18 +25,6 @@ constexpr char kFormatAttribute[] = "plait_shard_format";
 // read and checked as a whole anyway.
 constexpr int64_t kGapBytes = 1 << 20;
 constexpr int64_t kBufferBytes = 16 << 20;
-
-std::vector<int64_t> Flattened(const std::vector<Range>& ranges) {
-  std::vector<int64_t> values;
-  for (const Range& range : ranges) values.insert(values.end(), {range.begin, range.end});
-  return values;
-}
-
-std::vector<Range> Paired(const std::vector<int64_t>& values) {
-  std::vector<Range> ranges;
-  for (size_t i = 0; i + 1 < values.size(); i += 2) ranges.push_back({values[i], values[i + 1]});
-  return ranges;
-}
 
 // HDF5 knows no attribute without values: an empty list is left out.
 absl::Status SetList(Hdf5File& file, const std::string& dataset, const std::string& name,
@@ -117,6 +106,18 @@ absl::StatusOr<StoredTensor> Describe(const Hdf5File& file, const Hdf5Dataset& d
 
 }  // namespace
 
+std::vector<int64_t> Flattened(std::span<const Range> ranges) {
+  std::vector<int64_t> values;
+  for (const Range& range : ranges) values.insert(values.end(), {range.begin, range.end});
+  return values;
+}
+
+std::vector<Range> Paired(std::span<const int64_t> values) {
+  std::vector<Range> ranges;
+  for (size_t i = 0; i + 1 < values.size(); i += 2) ranges.push_back({values[i], values[i + 1]});
+  return ranges;
+}
+
 std::string ShardFileName(int64_t rank) { return absl::StrFormat("rank-%05d.h5", rank); }
 
 bool IsWidening(DType from, DType to) {
@@ -150,7 +151,7 @@ absl::Status ShardFileWriter::BeginTensor(const std::string& name, DType dtype,
       SetList(file_, name, "logical_shape", std::vector<int64_t>(sizes.begin(), sizes.end())));
   PLAIT_RETURN_IF_ERROR(SetList(file_, name, "dim0_ranges", Flattened(spec.dim0_ranges)));
   PLAIT_RETURN_IF_ERROR(SetList(file_, name, "other_ranges", Flattened(spec.other_ranges)));
-  return SetList(file_, name, "elements", Flattened({spec.elements}));
+  return SetList(file_, name, "elements", Flattened({&spec.elements, 1}));
 }
 
 absl::Status ShardFileWriter::WriteRange(const std::string& name, DType dtype, int64_t begin,
@@ -183,26 +184,34 @@ absl::Status WriteShardFile(const std::string& path, const NamedState& state) {
 }
 
 absl::StatusOr<ShardFile> ShardFile::Open(const std::string& path) {
-  ShardFile shard_file;
-  PLAIT_ASSIGN_OR_RETURN(shard_file.file_, Hdf5File::Open(path));
-  PLAIT_ASSIGN_OR_RETURN(const int64_t format,
-                         shard_file.file_.IntegerAttribute("/", kFormatAttribute));
+  PLAIT_ASSIGN_OR_RETURN(Hdf5File file, Hdf5File::Open(path));
+  PLAIT_ASSIGN_OR_RETURN(const int64_t format, file.IntegerAttribute("/", kFormatAttribute));
   if (format != kFormatVersion) {
     return absl::DataLossError(absl::StrCat(path, ": ", kFormatAttribute, " is ", format,
                                             ", this plait reads ", kFormatVersion));
   }
-  PLAIT_ASSIGN_OR_RETURN(const std::vector<Hdf5Dataset> datasets, shard_file.file_.Datasets());
+  PLAIT_ASSIGN_OR_RETURN(const std::vector<Hdf5Dataset> datasets, file.Datasets());
+  std::vector<StoredTensor> tensors;
   for (const Hdf5Dataset& dataset : datasets) {
-    absl::StatusOr<StoredTensor> tensor = Describe(shard_file.file_, dataset);
+    absl::StatusOr<StoredTensor> tensor = Describe(file, dataset);
     if (!tensor.ok()) return Annotate(tensor.status(), absl::StrCat(path, ": ", dataset.name));
-    shard_file.tensors_.push_back(*std::move(tensor));
+    tensors.push_back(*std::move(tensor));
   }
+  ShardFile shard_file(path, std::move(tensors));
+  shard_file.file_ = std::move(file);
   return shard_file;
+}
+
+absl::StatusOr<const Hdf5File*> ShardFile::Opened() const {
+  if (!file_) {
+    PLAIT_ASSIGN_OR_RETURN(file_, Hdf5File::Open(path_));
+  }
+  return &*file_;
 }
 
 absl::Status ShardFile::CheckDigest(const StoredTensor& tensor, const std::string& found) const {
   if (found == tensor.digest) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(file_.path(), ": ", tensor.name,
+  return absl::DataLossError(absl::StrCat(path_, ": ", tensor.name,
                                           ": expected content with digest ", tensor.digest,
                                           ", found ", found));
 }
@@ -212,11 +221,12 @@ absl::Status ShardFile::Verify(const StoredTensor& tensor) const {
   const int64_t piece = kBufferBytes / width;
   std::vector<char> buffer(
       static_cast<size_t>(std::min<int64_t>(piece, tensor.num_elements) * width));
+  PLAIT_ASSIGN_OR_RETURN(const Hdf5File* const file, Opened());
   DigestStream digest;
   for (int64_t begin = 0; begin < tensor.num_elements; begin += piece) {
     const int64_t count = std::min<int64_t>(piece, tensor.num_elements - begin);
     PLAIT_RETURN_IF_ERROR(
-        file_.ReadRange(tensor.name, Hdf5TypeFor(tensor.dtype), begin, count, buffer.data()));
+        file->ReadRange(tensor.name, Hdf5TypeFor(tensor.dtype), begin, count, buffer.data()));
     digest.Add(buffer.data(), static_cast<size_t>(count * width));
   }
   return CheckDigest(tensor, digest.Hex());
@@ -224,8 +234,9 @@ absl::Status ShardFile::Verify(const StoredTensor& tensor) const {
 
 absl::Status ShardFile::ReadRange(const StoredTensor& tensor, int64_t begin, int64_t count,
                                   void* data) const {
+  PLAIT_ASSIGN_OR_RETURN(const Hdf5File* const file, Opened());
   PLAIT_RETURN_IF_ERROR(
-      file_.ReadRange(tensor.name, Hdf5TypeFor(tensor.dtype), begin, count, data));
+      file->ReadRange(tensor.name, Hdf5TypeFor(tensor.dtype), begin, count, data));
   if (count < tensor.num_elements) return absl::OkStatus();
   return CheckDigest(tensor, DigestOf(data, static_cast<size_t>(count) * SizeOf(tensor.dtype)));
 }

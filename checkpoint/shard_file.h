@@ -6,6 +6,7 @@
 // converted checkpoints are without Fletcher32 sums, see docs/decisions/0003.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -24,6 +25,10 @@ namespace plait {
 
 // "rank-00003.h5"
 std::string ShardFileName(int64_t rank);
+
+// Ranges as the attributes have them: begin, end, begin, end, ...
+std::vector<int64_t> Flattened(std::span<const ShardSpec::Range> ranges);
+std::vector<ShardSpec::Range> Paired(std::span<const int64_t> values);
 
 struct StoredTensor {
   std::string name;
@@ -71,15 +76,19 @@ class ShardFileWriter {
 // it was given.
 absl::Status WriteShardFile(const std::string& path, const NamedState& state);
 
+// Of one thread at a time.
 class ShardFile {
  public:
   // Reads the description of every tensor. Verify the file's digest before: HDF5 is not safe on
   // hostile bytes. NotFound or DataLoss.
   static absl::StatusOr<ShardFile> Open(const std::string& path);
+  // A file whose description is known: it is opened when something is read from it.
+  ShardFile(std::string path, std::vector<StoredTensor> tensors)
+      : path_(std::move(path)), tensors_(std::move(tensors)) {}
 
   // By name, in byte order.
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
-  const std::string& path() const { return file_.path(); }
+  const std::string& path() const { return path_; }
 
   // Reads the shard in pieces and compares it with its digest. DataLoss.
   absl::Status Verify(const StoredTensor& tensor) const;
@@ -92,14 +101,14 @@ class ShardFile {
                           VectorView to) const;
 
  private:
-  ShardFile() = default;
-
+  absl::StatusOr<const Hdf5File*> Opened() const;
   absl::Status CheckDigest(const StoredTensor& tensor, const std::string& found) const;
   absl::Status ReadRange(const StoredTensor& tensor, int64_t begin, int64_t count,
                          void* data) const;
 
-  Hdf5File file_;
+  std::string path_;
   std::vector<StoredTensor> tensors_;
+  mutable std::optional<Hdf5File> file_;
 };
 
 }  // namespace plait

@@ -213,6 +213,30 @@ TEST_F(LayoutTest, EveryRankWritesAFileAndEveryElementIsStoredOnce) {
   }
 }
 
+// A checkpoint of thousands of ranks is read by as many: each opens what it reads. So ranks of the
+// same layout need no file's name once the checkpoint is open, others do.
+TEST_F(LayoutTest, RanksOpenOnlyTheFilesThatTheyRead) {
+  ASSERT_OK(Save({1, 4}));
+  const std::string there = checkpoints_ + "/step-00000007", away = folder_.File("away");
+  const auto load = [&](const Layout& layout) {
+    return WithState(layout, [&](Communicator& world, NamedState& state) -> absl::Status {
+      PLAIT_ASSIGN_OR_RETURN(const CheckpointReader reader, CheckpointReader::Open(world, there));
+      PLAIT_RETURN_IF_ERROR(world.Barrier());
+      if (world.rank() == 0) std::filesystem::rename(there, away);
+      PLAIT_RETURN_IF_ERROR(world.Barrier());
+      const absl::Status loaded = reader.Load(UnaskedTensors::kRefuse, state);
+      PLAIT_RETURN_IF_ERROR(world.Barrier());
+      if (world.rank() == 0) std::filesystem::rename(away, there);
+      PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, loaded));
+      return CheckValues(state);
+    });
+  };
+  EXPECT_OK(load({1, 4}));
+  const absl::Status status = load({1, 3});
+  EXPECT_THAT(status, StatusIs(absl::StatusCode::kNotFound, HasSubstr("rank-0000")));
+  EXPECT_EQ(ExitCodeOf(status), ExitCode::kBadCheckpoint);
+}
+
 TEST_F(LayoutTest, ReplicasShareTheSaving) {
   ASSERT_OK(Save({2, 1}));
   ASSERT_OK_AND_ASSIGN(const CheckpointReader reader, CheckpointReader::Open(File("")));
