@@ -10,6 +10,14 @@
 #include "trainer/microbatch_flow.h"
 
 namespace plait {
+namespace {
+
+// Rounds between two looks at whether to go on, times the pipeline's stages: each time the pipeline
+// runs empty.
+constexpr int64_t kRoundsPerLook = 8;
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Evaluation>> Evaluation::Create(const EvaluationOptions& options) {
   PLAIT_ASSIGN_OR_RETURN(const PreparedManifest manifest, ReadManifest(options.folder));
   if (manifest.heldout.empty()) return nullptr;
@@ -19,8 +27,9 @@ absl::StatusOr<std::unique_ptr<Evaluation>> Evaluation::Create(const EvaluationO
   return std::unique_ptr<Evaluation>(new Evaluation(std::move(reader), options));
 }
 
-absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution,
-                                                 ModelRuntime& runtime) const {
+absl::StatusOr<std::optional<EvaluationResult>> Evaluation::Run(Execution& execution,
+                                                                ModelRuntime& runtime,
+                                                                const GoOn& go_on) const {
   // Batch i is that of data-parallel rank i mod R, in round i / R. All take part in every round, as
   // the gathering of weights may need them; those past the end do the last batch for nothing.
   const DeviceMesh& mesh = *runtime.mesh;
@@ -32,7 +41,9 @@ absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution,
   constexpr int64_t kColumns = 4;
   Tensor own = Tensor::OnHost(DType::kF64, {rounds, kColumns});
   const auto index_of = [&](int64_t round) { return round * ranks + mesh.data_parallel_rank(); };
-  MicrobatchFlow flow(execution, runtime, [&](int64_t round) -> absl::StatusOr<Microbatch> {
+  int64_t first = 0;  // round of the flow's microbatch 0
+  MicrobatchFlow flow(execution, runtime, [&](int64_t microbatch) -> absl::StatusOr<Microbatch> {
+    const int64_t round = first + microbatch;
     const int64_t index = index_of(round);
     const int64_t row = std::min(index, batches - 1) * rows_per_batch_;
     // The last batch has rows of padding where its own do not divide among the ranks.
@@ -49,19 +60,26 @@ absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution,
     return Microbatch::Create(batch.tokens, batch.targets, batch.token_weight,
                               batch.document_offsets, runtime.model->dtype(), TokenPart::Of(mesh));
   });
-  for (const PipelineAction& action : EvaluationActions(runtime, rounds)) {
-    if (action.kind != PipelineActionKind::kForward) {
-      PLAIT_RETURN_IF_ERROR(flow.Exchange(action));
-      continue;
+  const int64_t rounds_per_look = kRoundsPerLook * mesh.size(MeshAxis::kPipeline);
+  for (; first < rounds; first += rounds_per_look) {
+    PLAIT_ASSIGN_OR_RETURN(const bool goes_on,
+                           go_on(static_cast<double>(first) / static_cast<double>(rounds)));
+    if (!goes_on) return std::optional<EvaluationResult>();
+    const int64_t microbatches = std::min(rounds_per_look, rounds - first);
+    for (const PipelineAction& action : EvaluationActions(runtime, microbatches)) {
+      if (action.kind != PipelineActionKind::kForward) {
+        PLAIT_RETURN_IF_ERROR(flow.Exchange(action));
+        continue;
+      }
+      PLAIT_ASSIGN_OR_RETURN(const Tensor log_probability, flow.Evaluate(action));
+      const int64_t round = first + action.microbatch;
+      if (log_probability && index_of(round) < batches) {
+        PLAIT_ASSIGN_OR_RETURN(const Microbatch* microbatch, flow.microbatch(action.microbatch));
+        own.data<double>()[round * kColumns] =
+            WeightedNegativeLogLikelihood(mesh, *microbatch, log_probability);
+      }
+      if (action.chunk + 1 == runtime.model->num_chunks()) flow.Drop(action.microbatch);
     }
-    PLAIT_ASSIGN_OR_RETURN(const Tensor log_probability, flow.Evaluate(action));
-    const int64_t round = action.microbatch;
-    if (log_probability && index_of(round) < batches) {
-      PLAIT_ASSIGN_OR_RETURN(const Microbatch* microbatch, flow.microbatch(round));
-      own.data<double>()[round * kColumns] =
-          WeightedNegativeLogLikelihood(mesh, *microbatch, log_probability);
-    }
-    if (action.chunk + 1 == runtime.model->num_chunks()) flow.Drop(round);
   }
   PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums, SumOverLeaves(*runtime.mesh, own));
   EvaluationResult result{.weight_sum = sums[1],

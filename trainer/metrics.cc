@@ -25,15 +25,25 @@ absl::Status WriteError(const std::string& path, int error) {
   return SystemError(path, "cannot be written", error);
 }
 
-// Bytes of the leading whole lines whose step is at most `last_step`.
-int64_t BytesToKeep(const std::string& path, int64_t last_step) {
+struct KeptLines {
+  int64_t bytes = 0;
+  int64_t evaluated_step = -1;
+};
+
+// The leading whole lines whose step is at most `last_step`.
+KeptLines LinesToKeep(const std::string& path, int64_t last_step) {
   std::ifstream file(path, std::ios::binary);
   simdjson::dom::parser parser;
-  int64_t kept = 0;
+  KeptLines kept;
   for (std::string line; std::getline(file, line) && !file.eof();) {
+    const auto parsed = parser.parse(line);
     int64_t step = 0;
-    if (parser.parse(line)["step"].get(step) != simdjson::SUCCESS || step > last_step) break;
-    kept += static_cast<int64_t>(line.size()) + 1;
+    std::string_view event;
+    if (parsed["step"].get(step) != simdjson::SUCCESS || step > last_step) break;
+    if (parsed["event"].get(event) == simdjson::SUCCESS && event == "evaluation") {
+      kept.evaluated_step = step;
+    }
+    kept.bytes += static_cast<int64_t>(line.size()) + 1;
   }
   return kept;
 }
@@ -138,13 +148,14 @@ std::string ProgressLine(const StepMetrics& metrics, int64_t total_steps, double
 }
 
 absl::StatusOr<MetricsFile> MetricsFile::Open(const std::string& path, int64_t resumed_step) {
+  MetricsFile metrics;
   std::error_code error;
   if (std::filesystem::exists(path, error)) {
-    const int64_t kept = resumed_step > 0 ? BytesToKeep(path, resumed_step) : 0;
-    std::filesystem::resize_file(path, static_cast<uintmax_t>(kept), error);
+    const KeptLines kept = resumed_step > 0 ? LinesToKeep(path, resumed_step) : KeptLines();
+    std::filesystem::resize_file(path, static_cast<uintmax_t>(kept.bytes), error);
     if (error) return WriteError(path, error.value());
+    metrics.evaluated_step_ = kept.evaluated_step;
   }
-  MetricsFile metrics;
   metrics.path_ = path;
   metrics.file_.reset(std::fopen(path.c_str(), "ae"));
   if (metrics.file_ == nullptr) return WriteError(path, errno);

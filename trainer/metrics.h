@@ -68,6 +68,9 @@ class MetricsFile {
   // killed run is dropped. Unavailable or ResourceExhausted.
   static absl::StatusOr<MetricsFile> Open(const std::string& path, int64_t resumed_step);
 
+  // The last step with an evaluation among the lines that were kept; -1: none.
+  int64_t evaluated_step() const { return evaluated_step_; }
+
   // parameter_digest: empty where the run is not resumed.
   absl::Status WriteStart(int64_t step, const std::string& recipe_digest, int64_t parameters,
                           double seconds_since_process_start, const std::string& parameter_digest);
@@ -87,6 +90,7 @@ class MetricsFile {
 
   std::string path_;
   std::unique_ptr<std::FILE, Close> file_;
+  int64_t evaluated_step_ = -1;
 };
 
 }  // namespace plait

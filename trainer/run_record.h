@@ -26,6 +26,7 @@ class RunRecord {
   ~RunRecord();
 
   // As of MetricsFile.
+  int64_t evaluated_step() const { return metrics_.evaluated_step(); }
   absl::Status WriteStart(int64_t step, const std::string& recipe_digest, int64_t parameters,
                           double seconds_since_process_start, const std::string& parameter_digest);
   absl::Status WriteStep(const StepMetrics& metrics);

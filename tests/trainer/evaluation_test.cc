@@ -24,8 +24,31 @@ class EvaluationTest : public ::testing::Test {
     runtime_ = *std::move(runtime);
   }
 
+  static absl::StatusOr<EvaluationResult> Run(const Evaluation& evaluation, Execution& execution,
+                                              ModelRuntime& runtime) {
+    PLAIT_ASSIGN_OR_RETURN(const auto result,
+                           evaluation.Run(execution, runtime, [](double) { return true; }));
+    return result.value();
+  }
+
   EvaluationOptions Options(int64_t row_tokens, int64_t rows_per_batch) {
     return {.folder = data_.path(), .row_tokens = row_tokens, .rows_per_batch = rows_per_batch};
+  }
+
+  // Of a fresh model, in double precision.
+  absl::StatusOr<EvaluationResult> Evaluate(const EvaluationOptions& options,
+                                            const std::shared_ptr<Communicator>& world,
+                                            const std::string& layout) {
+    Execution execution{{.num_threads = 1}};
+    const recipe::v1::Recipe recipe =
+        TinyRecipe(data_.path(),
+                   {"trainer.precision=F64", "model.attention.kv_heads=2",
+                    "model.tied_embeddings=false", layout},
+                   world->size());
+    PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
+    PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, /*seed=*/1));
+    PLAIT_ASSIGN_OR_RETURN(const auto evaluation, Evaluation::Create(options));
+    return Run(*evaluation, execution, runtime);
   }
 
   TinyData data_;
@@ -36,7 +59,7 @@ class EvaluationTest : public ::testing::Test {
 TEST_F(EvaluationTest, BitsPerByteOfTheUniformModelAreExact) {
   // All parameters zero: every logit is 0 and every token costs log(vocabulary).
   ASSERT_OK_AND_ASSIGN(const auto evaluation, Evaluation::Create(Options(32, 2)));
-  ASSERT_OK_AND_ASSIGN(const EvaluationResult result, evaluation->Run(execution_, runtime_));
+  ASSERT_OK_AND_ASSIGN(const EvaluationResult result, Run(*evaluation, execution_, runtime_));
   ASSERT_OK_AND_ASSIGN(const PreparedTokens heldout,
                        PreparedTokens::Open(data_.path(), DataSplit::kHeldout));
   // Every token but each document's first is predicted once.
@@ -54,8 +77,8 @@ TEST_F(EvaluationTest, DoesNotDependOnHowRowsAreGrouped) {
   ASSERT_OK(runtime_.model->Initialize(*runtime_.sharder, /*seed=*/1));
   ASSERT_OK_AND_ASSIGN(const auto one, Evaluation::Create(Options(32, 1)));
   ASSERT_OK_AND_ASSIGN(const auto many, Evaluation::Create(Options(32, 5)));
-  ASSERT_OK_AND_ASSIGN(const EvaluationResult a, one->Run(execution_, runtime_));
-  ASSERT_OK_AND_ASSIGN(const EvaluationResult b, many->Run(execution_, runtime_));
+  ASSERT_OK_AND_ASSIGN(const EvaluationResult a, Run(*one, execution_, runtime_));
+  ASSERT_OK_AND_ASSIGN(const EvaluationResult b, Run(*many, execution_, runtime_));
   EXPECT_NEAR(a.loss, b.loss, 1e-12);
   EXPECT_EQ(a.tokens, b.tokens);
 }
@@ -64,23 +87,12 @@ TEST_F(EvaluationTest, DoesNotDependOnHowRowsAreGrouped) {
 TEST_F(EvaluationTest, ALastBatchThatDoesNotDivideAmongTheRanksIsCountedWhole) {
   EvaluationOptions options = Options(31, 2);
   options.max_tokens = 7 * 31;
-  const auto evaluate = [&](const std::shared_ptr<Communicator>& world,
-                            const std::string& layout) -> absl::StatusOr<EvaluationResult> {
-    Execution execution{{.num_threads = 1}};
-    const recipe::v1::Recipe recipe =
-        TinyRecipe(data_.path(), {"trainer.precision=F64", "model.attention.kv_heads=2", layout},
-                   world->size());
-    PLAIT_ASSIGN_OR_RETURN(ModelRuntime runtime, ModelRuntime::Create(execution, recipe, world));
-    PLAIT_RETURN_IF_ERROR(runtime.model->Initialize(*runtime.sharder, /*seed=*/1));
-    PLAIT_ASSIGN_OR_RETURN(const auto evaluation, Evaluation::Create(options));
-    return evaluation->Run(execution, runtime);
-  };
   ASSERT_OK_AND_ASSIGN(const EvaluationResult one,
-                       evaluate(MakeSingleRankCommunicator(), "parallel.tensor=1"));
+                       Evaluate(options, MakeSingleRankCommunicator(), "parallel.tensor=1"));
   ASSERT_GT(one.tokens, 6 * 31);
   for (const char* layout : {"parallel.tensor=2", "parallel.context=2"}) {
     EXPECT_OK(RunLocalRanks(2, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
-      PLAIT_ASSIGN_OR_RETURN(const EvaluationResult two, evaluate(world, layout));
+      PLAIT_ASSIGN_OR_RETURN(const EvaluationResult two, Evaluate(options, world, layout));
       EXPECT_NEAR(two.loss, one.loss, 1e-11 * one.loss) << layout;
       EXPECT_EQ(two.tokens, one.tokens) << layout;
       EXPECT_EQ(two.text_bytes, one.text_bytes) << layout;
@@ -89,13 +101,53 @@ TEST_F(EvaluationTest, ALastBatchThatDoesNotDivideAmongTheRanksIsCountedWhole) {
   }
 }
 
+// Of several looks: the pipeline runs empty at each.
+TEST_F(EvaluationTest, IsTheSameOnStagesAndReplicas) {
+  EvaluationOptions options = Options(8, 1);
+  options.max_tokens = 41 * 8;
+  ASSERT_OK_AND_ASSIGN(const EvaluationResult one,
+                       Evaluate(options, MakeSingleRankCommunicator(), "parallel.tensor=1"));
+  ASSERT_GT(one.tokens, 40 * 8);
+  for (const char* layout : {"parallel.pipeline=2", "parallel.replicate=2"}) {
+    EXPECT_OK(RunLocalRanks(2, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
+      PLAIT_ASSIGN_OR_RETURN(const EvaluationResult two, Evaluate(options, world, layout));
+      EXPECT_NEAR(two.loss, one.loss, 1e-11 * one.loss) << layout;
+      EXPECT_EQ(two.tokens, one.tokens) << layout;
+      EXPECT_EQ(two.text_bytes, one.text_bytes) << layout;
+      return absl::OkStatus();
+    })) << layout;
+  }
+}
+
+TEST_F(EvaluationTest, EndsWhereItsCallerSaysSo) {
+  EvaluationOptions options = Options(8, 1);
+  ASSERT_OK_AND_ASSIGN(const auto evaluation, Evaluation::Create(options));
+  std::vector<double> seen;
+  const auto go_on_until = [&seen](size_t looks) {
+    return [&seen, looks](double done) {
+      seen.push_back(done);
+      return seen.size() < looks;
+    };
+  };
+  ASSERT_OK_AND_ASSIGN(const auto whole, evaluation->Run(execution_, runtime_, go_on_until(1000)));
+  ASSERT_TRUE(whole.has_value());
+  ASSERT_GT(seen.size(), 3u);
+  EXPECT_EQ(seen.front(), 0);
+  EXPECT_TRUE(std::is_sorted(seen.begin(), seen.end()));
+  EXPECT_LT(seen.back(), 1);
+  seen.clear();
+  ASSERT_OK_AND_ASSIGN(const auto part, evaluation->Run(execution_, runtime_, go_on_until(3)));
+  EXPECT_FALSE(part.has_value());
+  EXPECT_EQ(seen.size(), 3u);
+}
+
 TEST_F(EvaluationTest, ChangesNothing) {
   ASSERT_OK(runtime_.model->Initialize(*runtime_.sharder, /*seed=*/1));
   std::vector<Tensor> before;
   for (const ShardedParameter& parameter : runtime_.sharder->sharded())
     before.push_back(parameter.master.Clone());
   ASSERT_OK_AND_ASSIGN(const auto evaluation, Evaluation::Create(Options(32, 2)));
-  ASSERT_OK(evaluation->Run(execution_, runtime_));
+  ASSERT_OK(Run(*evaluation, execution_, runtime_));
   size_t i = 0;
   for (const ShardedParameter& parameter : runtime_.sharder->sharded())
     ExpectSameBits(parameter.name, parameter.master, before[i++]);

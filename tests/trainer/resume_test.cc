@@ -210,6 +210,45 @@ TEST_F(RunFolderTest, ARequestStopsWithACheckpoint) {
   EXPECT_THAT(result.checkpoint, HasSubstr("step-00000002"));
 }
 
+// An evaluation may take longer than a launcher leaves a run that is to stop.
+TEST_F(RunFolderTest, AnEvaluationThatARequestCutsOffIsMadeOnResume) {
+  const std::vector<std::string> base = {"trainer.evaluate_every_steps=2"};
+  ASSERT_OK(Train(folder_.File("whole"), false, base));
+  for (const int64_t steps : {2, 7}) {
+    const std::string run = folder_.File("run" + std::to_string(steps));
+    // Requested from the start: as if it came during the evaluation of a step that was just saved.
+    const std::atomic<bool> stop{true};
+    ASSERT_OK(Train(run, false, {"debug.stop_after_steps=" + std::to_string(steps)}));
+    ASSERT_OK_AND_ASSIGN(std::string lines, ReadWholeFile(run + "/metrics.jsonl", 1 << 24));
+    const size_t evaluation = lines.rfind("{\"event\":\"evaluation\"");
+    if (steps == kSteps) lines.resize(evaluation);
+    ASSERT_OK(WriteFileDurably(run + "/metrics.jsonl", lines));
+    ASSERT_OK_AND_ASSIGN(const RunResult cut, Train(run, true, base, Data().path(), &stop));
+    EXPECT_EQ(cut.reason, StopReason::kRequested);
+    EXPECT_EQ(cut.step, steps);
+    ASSERT_OK_AND_ASSIGN(const RunResult result, Train(run, true, base));
+    EXPECT_EQ(result.reason, StopReason::kFinished);
+    const auto whole = Computed(folder_.File("whole")), found = Computed(run);
+    // The run to the end was not evaluated on its way.
+    EXPECT_EQ(found.back(), whole.back());
+    if (steps < kSteps) {
+      EXPECT_EQ(found, whole);
+    }
+  }
+}
+
+TEST_F(RunFolderTest, ARecipeThatIsNoRunsIsNotWrittenOver) {
+  const std::string run = folder_.File("run"), own = run + "/recipe.textproto";
+  std::filesystem::create_directory(run);
+  ASSERT_OK(WriteFileDurably(own, "# mine\n"));
+  for (const bool resume : {false, true}) {
+    EXPECT_THAT(Train(run, resume, {}),
+                StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr(own)));
+  }
+  ASSERT_OK_AND_ASSIGN(const std::string there, ReadWholeFile(own, 100));
+  EXPECT_EQ(there, "# mine\n");
+}
+
 // A run whose first parameter holds an infinity.
 absl::StatusOr<RunResult> TrainOnInfinity(const std::string& output, const std::string& policy) {
   auto trainer = Trainer::Create(TinyRecipe(Data().path(), {policy}), {.output = output});
