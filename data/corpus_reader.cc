@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/durable_file.h"
+#include "base/json_numbers.h"
 #include "base/status_macros.h"
 #include "data/utf8.h"
 
@@ -234,7 +235,10 @@ absl::StatusOr<Document> CorpusReader::ParseLine(std::string_view line, int64_t 
   }
   simdjson::dom::object object;
   std::string_view text;
-  if (const auto error = parser.parse(line.data(), line.size()).get(object)) {
+  simdjson::error_code error = parser.parse(line.data(), line.size()).get(object);
+  // Fields beside the text may hold what Python writes: integers of any length, NaN.
+  if (error) error = parser.parse(WithReadableNumbers(line, NotFinite::kNull)).get(object);
+  if (error) {
     return Invalid(where, absl::StrCat("not a JSON object: ", simdjson::error_message(error)));
   }
   if (object[text_field_].get(text) != simdjson::SUCCESS) {

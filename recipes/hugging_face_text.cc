@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/json_numbers.h"
 #include "base/status_macros.h"
 #include "recipes/config_fields.h"
 #include "recipes/hugging_face_config.h"
@@ -60,7 +61,7 @@ absl::StatusOr<Json> ParseSource(const std::string& text, const std::string& nam
   PLAIT_RETURN_IF_ERROR(ConfigFields::Parse(text, name).status());
   simdjson::dom::parser parser;
   simdjson::dom::element root;
-  if (parser.parse(text).get(root) != simdjson::SUCCESS) {
+  if (parser.parse(WithReadableNumbers(text, NotFinite::kKeep)).get(root) != simdjson::SUCCESS) {
     return absl::InternalError(absl::StrCat(name, ": was read once but not twice"));
   }
   return Copied(root);

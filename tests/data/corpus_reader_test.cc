@@ -129,6 +129,16 @@ TEST_F(CorpusReaderTest, CompressedFilesReadAsThePlainOnes) {
               ElementsAre("a.jsonl:1=one", "a.jsonl:3=two", "a/b.txt=three\n", "c.md=four"));
 }
 
+// Python's json.dumps writes such lines.
+TEST_F(CorpusReaderTest, NumbersBesideTheTextMayBeAnything) {
+  const std::string path = Put("a.jsonl",
+                               "{\"id\": 123456789012345678901234567890, \"text\": \"one\"}\n"
+                               "{\"text\": \"NaN\", \"score\": NaN, \"best\": [-Infinity]}\n"
+                               "{\"text\": \"two\", \"id\": 18446744073709551616}\n");
+  ASSERT_OK_AND_ASSIGN(const auto read, ReadAll({path}));
+  EXPECT_THAT(read, ElementsAre("a.jsonl:1=one", "a.jsonl:2=NaN", "a.jsonl:3=two"));
+}
+
 TEST_F(CorpusReaderTest, BadInputIsNamedWithItsPlace) {
   const auto expect = [this](const std::string& path, absl::StatusCode code,
                              const std::string& text) {

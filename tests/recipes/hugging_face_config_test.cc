@@ -360,15 +360,16 @@ TEST(HuggingFaceConfigTest, BothSpellingsAreWritten) {
 }
 
 TEST(HuggingFaceConfigTest, WhatTheSourceSaysBesideTheModelStays) {
-  const std::string source =
-      With(kJambaV01, R"({"max_position_embeddings": 777, "custom": {"a": [1, 2.5, "x"]},
+  const std::string source = With(
+      kJambaV01,
+      R"({"max_position_embeddings": 777, "custom": {"a": [1, 2.5, "x", 1000000000000000019884624838656]},
                           "output_router_logits": true})");
   HuggingFaceConfigOptions options;
   options.token_ids = {1, {2, 518}, 0};
   options.source = source;
   const Json json = Json::parse(Written(LibraryModel("jamba_1_5_mini"), options));
   EXPECT_EQ(json["max_position_embeddings"], 777);
-  EXPECT_EQ(json["custom"], Json::parse(R"({"a": [1, 2.5, "x"]})"));
+  EXPECT_EQ(json["custom"], Json::parse(R"({"a": [1, 2.5, "x", 1e30]})"));
   EXPECT_EQ(json["output_router_logits"], true);
   EXPECT_EQ(json["eos_token_id"], Json::array({2, 518}));
   EXPECT_EQ(json["attn_layer_period"], 8);
