@@ -166,10 +166,12 @@ absl::Status CheckpointReader::DescribeShardFiles(Communicator& world) {
   DescribedFiles files;
   if (world.size() > 1) {
     for (const auto& [rank, file] : opened) files[rank] = file.tensors();
-    PLAIT_ASSIGN_OR_RETURN(const std::vector<std::string> told,
-                           GatherBytesOnHost(world, BytesOf(files)));
+    const std::string own = BytesOf(files);
     files.clear();
-    for (const std::string& bytes : told) PLAIT_RETURN_IF_ERROR(AddDescribedFiles(bytes, files));
+    PLAIT_RETURN_IF_ERROR(
+        ExchangeBytesOnHost(world, own, [&](int rank, std::string_view bytes) -> absl::Status {
+          return rank == world.rank() ? absl::OkStatus() : AddDescribedFiles(bytes, files);
+        }));
   }
   for (int64_t rank = 0; rank < manifest_.ranks; ++rank) {
     const auto own = opened.find(rank);

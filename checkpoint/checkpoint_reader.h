@@ -44,6 +44,7 @@ class CheckpointReader {
   // Verifies the manifest and every file. NotFound or DataLoss.
   static absl::StatusOr<CheckpointReader> Open(const std::string& folder);
   // Collective: rank r of N verifies files r, r + N, ..., and tells the others what is in them.
+  // Files are opened when they are read: the folder must stay until then.
   static absl::StatusOr<CheckpointReader> Open(Communicator& world, const std::string& folder);
 
   const std::string& folder() const { return folder_; }

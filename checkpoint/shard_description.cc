@@ -1,7 +1,6 @@
 #include "checkpoint/shard_description.h"
 
 #include <span>
-#include <utility>
 
 #include "base/check.h"
 #include "checkpoint/shard_description.pb.h"
@@ -57,9 +56,9 @@ std::string BytesOf(const DescribedFiles& files) {
   return bytes;
 }
 
-absl::Status AddDescribedFiles(const std::string& bytes, DescribedFiles& files) {
+absl::Status AddDescribedFiles(std::string_view bytes, DescribedFiles& files) {
   checkpoint::v1::DescribedFiles message;
-  if (!message.ParseFromString(bytes)) {
+  if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
     return absl::InternalError("the description of a rank's file did not arrive whole");
   }
   for (const checkpoint::v1::DescribedFile& file : message.files()) {

@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "checkpoint/shard_file.h"
 
 namespace plait {
@@ -19,6 +19,6 @@ using DescribedFiles = std::map<int64_t, std::vector<StoredTensor>>;
 std::string BytesOf(const DescribedFiles& files);
 
 // Adds what `bytes` of BytesOf describe. Internal where they are no such bytes.
-absl::Status AddDescribedFiles(const std::string& bytes, DescribedFiles& files);
+absl::Status AddDescribedFiles(std::string_view bytes, DescribedFiles& files);
 
 }  // namespace plait

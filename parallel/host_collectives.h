@@ -1,8 +1,9 @@
-// Collectives of a few numbers in host memory that the caller waits for: counts, flags, reports.
+// Collectives in host memory that the caller waits for, of a little: counts, flags, reports.
 #pragma once
 
+#include <functional>
 #include <string>
-#include <vector>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,9 +17,11 @@ absl::StatusOr<Tensor> GatherOnHost(
     Communicator& ranks, const Tensor& own,
     Communicator::CallSite site = Communicator::CallSite::current());
 
-// Collective. Every rank's bytes, of any lengths, by rank.
-absl::StatusOr<std::vector<std::string>> GatherBytesOnHost(
+// Collective. take(rank, bytes) of every rank's bytes, of any lengths, by rank; one rank's are in
+// memory at a time. A failure of take comes back when all are through.
+absl::Status ExchangeBytesOnHost(
     Communicator& ranks, const std::string& own,
+    const std::function<absl::Status(int rank, std::string_view bytes)>& take,
     Communicator::CallSite site = Communicator::CallSite::current());
 
 // Collective. In place, as Communicator::AllReduce, and done on return.

@@ -1,21 +1,26 @@
 #include "tools/ranks.h"
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <exception>
 #include <new>
 #include <string>
-#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "parallel/collective_watchdog.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/status_agreement.h"
 #include "tools/plait.h"
 
 namespace plait {
 namespace {
+
+// That the ranks of a job that has failed wait for each other.
+constexpr double kLongestEndSeconds = 10;
 
 // An exception must not unwind past the world: it would end MPI while other ranks wait for this
 // one.
@@ -41,14 +46,16 @@ absl::Status RunOnRanks(
   if (status.ok()) return status;
   const std::string message(status.message().data(), status.message().size());
   // What all ranks agree on, the first one says.
-  const bool speaks = world->rank() == 0 || !IsAgreed(status);
-  if (speaks) LogFailure(message);
+  if (world->rank() == 0 || !IsAgreed(status)) LogFailure(message);
   if (world->size() == 1) return status;
   const ExitCode code = ExitCodeOf(status);
   if (!IsAgreed(status)) world->Abort(message, static_cast<int>(code));
   // The launcher kills the others when the first rank leaves with this code: by then all is said.
-  if (speaks && !message.empty()) PrintError(message);
+  if (world->rank() == 0 && !message.empty()) PrintError(message);
   std::fflush(stdout);
+  // A rank that hangs in what it closes keeps nobody.
+  const CollectiveWatchdog watchdog(world->ledger(), kLongestEndSeconds,
+                                    [code](const std::string&) { _exit(static_cast<int>(code)); });
   world->Barrier().IgnoreError();
   return WithExitCode(absl::Status(status.code(), ""), code);
 }

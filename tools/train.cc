@@ -69,7 +69,7 @@ absl::Status TrainOnRank(const Options& options, const std::shared_ptr<Communica
     watchdog.emplace(world->ledger(), recipe->trainer().collective_timeout_seconds());
   }
   TrainerOptions trainer_options = options.trainer;
-  trainer_options.stop_requested = &stop_requested;
+  trainer_options.stop_requested = [] { return stop_requested.load(); };
   trainer_options.world = world;
   PLAIT_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,
                          Trainer::Create(*recipe, trainer_options));

@@ -12,9 +12,9 @@
 namespace plait {
 namespace {
 
-// Rounds between two looks at whether to go on, times the pipeline's stages: each time the pipeline
-// runs empty.
-constexpr int64_t kRoundsPerLook = 8;
+// Rounds between two questions whether to go on, times the pipeline's stages, for each time the
+// pipeline runs empty: 6 % of the evaluation at most.
+constexpr int64_t kRoundsPerQuestion = 16;
 
 }  // namespace
 
@@ -27,9 +27,8 @@ absl::StatusOr<std::unique_ptr<Evaluation>> Evaluation::Create(const EvaluationO
   return std::unique_ptr<Evaluation>(new Evaluation(std::move(reader), options));
 }
 
-absl::StatusOr<std::optional<EvaluationResult>> Evaluation::Run(Execution& execution,
-                                                                ModelRuntime& runtime,
-                                                                const GoOn& go_on) const {
+absl::StatusOr<EvaluationResult> Evaluation::Run(Execution& execution, ModelRuntime& runtime,
+                                                 const GoOn& go_on) const {
   // Batch i is that of data-parallel rank i mod R, in round i / R. All take part in every round, as
   // the gathering of weights may need them; those past the end do the last batch for nothing.
   const DeviceMesh& mesh = *runtime.mesh;
@@ -60,12 +59,10 @@ absl::StatusOr<std::optional<EvaluationResult>> Evaluation::Run(Execution& execu
     return Microbatch::Create(batch.tokens, batch.targets, batch.token_weight,
                               batch.document_offsets, runtime.model->dtype(), TokenPart::Of(mesh));
   });
-  const int64_t rounds_per_look = kRoundsPerLook * mesh.size(MeshAxis::kPipeline);
-  for (; first < rounds; first += rounds_per_look) {
-    PLAIT_ASSIGN_OR_RETURN(const bool goes_on,
-                           go_on(static_cast<double>(first) / static_cast<double>(rounds)));
-    if (!goes_on) return std::optional<EvaluationResult>();
-    const int64_t microbatches = std::min(rounds_per_look, rounds - first);
+  const int64_t rounds_per_question = kRoundsPerQuestion * mesh.size(MeshAxis::kPipeline);
+  bool goes_on = true;
+  while (goes_on && first < rounds) {
+    const int64_t microbatches = std::min(rounds_per_question, rounds - first);
     for (const PipelineAction& action : EvaluationActions(runtime, microbatches)) {
       if (action.kind != PipelineActionKind::kForward) {
         PLAIT_RETURN_IF_ERROR(flow.Exchange(action));
@@ -80,11 +77,17 @@ absl::StatusOr<std::optional<EvaluationResult>> Evaluation::Run(Execution& execu
       }
       if (action.chunk + 1 == runtime.model->num_chunks()) flow.Drop(action.microbatch);
     }
+    first += microbatches;
+    if (first < rounds) {
+      PLAIT_ASSIGN_OR_RETURN(goes_on,
+                             go_on(static_cast<double>(first) / static_cast<double>(rounds)));
+    }
   }
   PLAIT_ASSIGN_OR_RETURN(const std::vector<double> sums, SumOverLeaves(*runtime.mesh, own));
   EvaluationResult result{.weight_sum = sums[1],
                           .tokens = static_cast<int64_t>(sums[2]),
-                          .text_bytes = static_cast<int64_t>(sums[3])};
+                          .text_bytes = static_cast<int64_t>(sums[3]),
+                          .is_whole = first == rounds};
   if (result.weight_sum > 0) result.loss = sums[0] / result.weight_sum;
   if (result.text_bytes > 0) {
     result.bits_per_byte = sums[0] / std::numbers::ln2 / static_cast<double>(result.text_bytes);

@@ -6,7 +6,6 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -22,6 +21,7 @@ struct EvaluationResult {
   double weight_sum = 0;
   int64_t tokens = 0;
   int64_t text_bytes = 0;
+  bool is_whole = true;  // false: of the rows before a caller ended it
 };
 
 struct EvaluationOptions {
@@ -36,14 +36,14 @@ class Evaluation {
   // nullptr where the folder holds nothing out. Else errors of HeldoutReader::Open.
   static absl::StatusOr<std::unique_ptr<Evaluation>> Create(const EvaluationOptions& options);
 
-  // Called every few batches, on all ranks alike, with the share that is done, 0 to below 1. False
-  // ends the evaluation; the answer is the same on all ranks.
+  // Asked every few batches, on all ranks alike, with the share that is done, between 0 and 1.
+  // False ends the evaluation; the answer is the same on all ranks.
   using GoOn = std::function<absl::StatusOr<bool>(double done)>;
 
   // Collective: the batches are dealt to the data-parallel ranks. Changes no parameter and no
-  // gradient. The result is the same for any number of ranks; absent where go_on ended it.
-  absl::StatusOr<std::optional<EvaluationResult>> Run(Execution& execution, ModelRuntime& runtime,
-                                                      const GoOn& go_on) const;
+  // gradient. The result is the same for any number of ranks.
+  absl::StatusOr<EvaluationResult> Run(Execution& execution, ModelRuntime& runtime,
+                                       const GoOn& go_on) const;
 
  private:
   Evaluation(HeldoutReader reader, const EvaluationOptions& options)

@@ -39,8 +39,10 @@ KeptLines LinesToKeep(const std::string& path, int64_t last_step) {
     const auto parsed = parser.parse(line);
     int64_t step = 0;
     std::string_view event;
+    double loss = 0;  // null where it was not finite
     if (parsed["step"].get(step) != simdjson::SUCCESS || step > last_step) break;
-    if (parsed["event"].get(event) == simdjson::SUCCESS && event == "evaluation") {
+    if (parsed["event"].get(event) == simdjson::SUCCESS && event == "evaluation" &&
+        parsed["loss"].get(loss) == simdjson::SUCCESS) {
       kept.evaluated_step = step;
     }
     kept.bytes += static_cast<int64_t>(line.size()) + 1;

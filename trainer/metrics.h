@@ -11,7 +11,9 @@
 //                 rank              rows of the most loaded rank over the mean
 //                 waves             in which the rows travelled
 //                 recomputed_waves  those of them that overload left no memory to keep
-//   evaluation  loss, bits_per_byte, tokens, text_bytes, seconds
+//   evaluation  loss, bits_per_byte, tokens, text_bytes, seconds; where a stop cut it off, after
+//   the
+//               start of the resumed run
 //   checkpoint  folder, parameter_digest (parallel/parameter_digest.h), seconds
 //   stop        reason
 // The file is only appended to; a resumed run first cuts it back to the step it resumes at, so that
@@ -68,7 +70,7 @@ class MetricsFile {
   // killed run is dropped. Unavailable or ResourceExhausted.
   static absl::StatusOr<MetricsFile> Open(const std::string& path, int64_t resumed_step);
 
-  // The last step with an evaluation among the lines that were kept; -1: none.
+  // The last step with a held-out loss among the lines that were kept; -1: none.
   int64_t evaluated_step() const { return evaluated_step_; }
 
   // parameter_digest: empty where the run is not resumed.

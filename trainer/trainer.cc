@@ -24,7 +24,6 @@
 namespace plait {
 namespace {
 
-using recipe::v1::Recipe;
 using recipe::v1::Stage;
 using Clock = std::chrono::steady_clock;
 
@@ -140,14 +139,6 @@ bool Trainer::State::IsEvaluationDue() const {
   return step == 0 || step == TotalSteps(recipe) || (every > 0 && step % every == 0);
 }
 
-// Collective. Before the first step, and where the run was stopped while it evaluated.
-absl::Status Trainer::State::EvaluateWhereLeftOut() {
-  if (!IsEvaluationDue()) return absl::OkStatus();
-  Tensor done = Tensor::FromValues<double>({1}, {evaluated_step == step ? 1.0 : 0.0});
-  PLAIT_RETURN_IF_ERROR(AllReduceOnHost(*options.world, done.vector(), ReduceOperation::kMax));
-  return done.data<double>()[0] > 0 ? absl::OkStatus() : Evaluate();
-}
-
 absl::Status Trainer::State::Evaluate() {
   if (evaluation == nullptr) return absl::OkStatus();
   const Clock::time_point start = Clock::now();
@@ -157,18 +148,18 @@ absl::Status Trainer::State::Evaluate() {
     PLAIT_ASSIGN_OR_RETURN(const bool requested, StopRequested());
     return !requested;
   };
-  PLAIT_ASSIGN_OR_RETURN(const auto found, evaluation->Run(execution, runtime, go_on));
+  PLAIT_ASSIGN_OR_RETURN(const EvaluationResult result, evaluation->Run(execution, runtime, go_on));
   if (is_first()) SetStatusLine("");
-  is_evaluation_left_out = !found;
-  if (!found) {
-    LogInfo(absl::StrCat("step ", step, " held out: left out, for a stop was requested"));
-    return absl::OkStatus();
+  is_evaluation_cut_off = !result.is_whole;
+  if (result.is_whole) {
+    const double seconds = SecondsSince(start);
+    LogInfo(absl::StrFormat("step %d held out: loss %.4f, %.4f bits per byte over %d bytes, %.1f s",
+                            step, result.loss, result.bits_per_byte, result.text_bytes, seconds));
+    PLAIT_RETURN_IF_ERROR(record.WriteEvaluation(step, result, seconds));
+    evaluated_step = step;
+  } else {
+    LogInfo(absl::StrCat("step ", step, " held out: cut off, for a stop was requested"));
   }
-  const EvaluationResult& result = *found;
-  const double seconds = SecondsSince(start);
-  LogInfo(absl::StrFormat("step %d held out: loss %.4f, %.4f bits per byte over %d bytes, %.1f s",
-                          step, result.loss, result.bits_per_byte, result.text_bytes, seconds));
-  PLAIT_RETURN_IF_ERROR(record.WriteEvaluation(step, result, seconds));
   // Before the first step, the step says more.
   if (std::isfinite(result.loss) || step == 0 ||
       recipe.trainer().non_finite() == recipe::v1::Trainer::SKIP) {
@@ -179,12 +170,12 @@ absl::Status Trainer::State::Evaluate() {
   // All ranks know; none needs to abort the others.
   return AgreeOnStatus(
       *options.world,
-      WithExitCode(
-          absl::FailedPreconditionError(absl::StrCat(
-              "step ", step, ": ", what,
-              ": the weights have diverged, and are not saved. Lower the learning rate and "
-              "go on from the last checkpoint with --resume")),
-          ExitCode::kNumericFault));
+      WithExitCode(absl::FailedPreconditionError(absl::StrCat(
+                       "step ", step, ": ", what, ": the weights have diverged",
+                       saved_step == step ? absl::StrCat(". Remove ", checkpoint, ", lower")
+                                          : ", and are not saved. Lower",
+                       " the learning rate and go on from the last checkpoint with --resume")),
+                   ExitCode::kNumericFault));
 }
 
 absl::Status Trainer::State::Save() {
@@ -229,15 +220,15 @@ absl::Status Trainer::State::MeasurePeak() {
   return absl::OkStatus();
 }
 
-// The same answer on every rank. The end of the run is no stop.
-// Collective: by a signal to any of the ranks.
+// Collective: of any of the ranks.
 absl::StatusOr<bool> Trainer::State::StopRequested() {
-  const bool requested = options.stop_requested != nullptr && options.stop_requested->load();
+  const bool requested = options.stop_requested && options.stop_requested();
   Tensor flag = Tensor::FromValues<double>({1}, {requested ? 1.0 : 0.0});
   PLAIT_RETURN_IF_ERROR(AllReduceOnHost(*options.world, flag.vector(), ReduceOperation::kMax));
   return flag.data<double>()[0] > 0;
 }
 
+// The same answer on every rank. The end of the run is no stop.
 absl::StatusOr<bool> Trainer::State::ShouldStop(StopReason* reason) {
   if (step >= TotalSteps(recipe)) return false;
   PLAIT_ASSIGN_OR_RETURN(const bool requested, StopRequested());
@@ -261,7 +252,10 @@ absl::StatusOr<RunResult> Trainer::Run() {
       ready_seconds));
   PLAIT_RETURN_IF_ERROR(run.record.WriteStart(
       run.step, RecipeDigest(run.recipe), run.parameters.total, ready_seconds, run.resumed_digest));
-  PLAIT_RETURN_IF_ERROR(run.EvaluateWhereLeftOut());
+  // Before the first step, and where a stop cut it off.
+  if (run.IsEvaluationDue() && run.evaluated_step != run.step) {
+    PLAIT_RETURN_IF_ERROR(run.Evaluate());
+  }
 
   RunResult result;
   PLAIT_ASSIGN_OR_RETURN(bool stopped, run.ShouldStop(&result.reason));
@@ -272,7 +266,7 @@ absl::StatusOr<RunResult> Trainer::Run() {
     PLAIT_RETURN_IF_ERROR(run.ShouldStop(&result.reason).status());
     PLAIT_RETURN_IF_ERROR(run.Save());
   } else {
-    result.reason = run.is_evaluation_left_out ? StopReason::kRequested : StopReason::kFinished;
+    result.reason = run.is_evaluation_cut_off ? StopReason::kRequested : StopReason::kFinished;
   }
   const char* const reasons[] = {"finished", "debug.stop_after_steps", "requested"};
   PLAIT_RETURN_IF_ERROR(run.record.WriteStop(run.step, reasons[static_cast<int>(result.reason)]));

@@ -9,7 +9,7 @@
 // (trainer.initial_checkpoint); what that carries beside the weights, its checkpoints carry on.
 #pragma once
 
-#include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,9 +29,9 @@ struct TrainerOptions {
   std::string output;  // the run's folder
   // Go on from the newest checkpoint that verifies; start anew where there is none.
   bool resume = false;
-  // Set (by a signal handler, say) to stop with a checkpoint at the next step boundary. Outlives
-  // the trainer; may be absent.
-  const std::atomic<bool>* stop_requested = nullptr;
+  // Asked at step boundaries and while the run evaluates: whether to stop with a checkpoint. May be
+  // absent, and true on some ranks alone.
+  std::function<bool()> stop_requested;
   // All ranks of the run; absent: one.
   std::shared_ptr<Communicator> world;
 };

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/durable_file.h"
@@ -11,6 +12,7 @@
 #include "data/prepared_manifest.h"
 #include "data/tokenizer.h"
 #include "kernels/cuda/runtime.h"
+#include "parallel/host_collectives.h"
 #include "parallel/host_share.h"
 #include "parallel/parameter_digest.h"
 #include "parallel/status_agreement.h"
@@ -86,6 +88,21 @@ absl::Status Trainer::State::BuildModel() {
   return absl::OkStatus();
 }
 
+// Where the folder holds no run, a recipe in it is somebody's own.
+absl::Status Trainer::State::CheckNoOtherRecipe() const {
+  std::error_code error;
+  if (std::filesystem::exists(metrics_path(), error) ||
+      !std::filesystem::exists(recipe_path(), error)) {
+    return absl::OkStatus();
+  }
+  const absl::StatusOr<std::string> there = ReadWholeFile(recipe_path(), kMaxRecipeBytes);
+  if (there.ok() && *there == RecipeText(recipe)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(recipe_path(),
+                   ": the run would write its own recipe over it; move it, or take "
+                   "another --output"));
+}
+
 // Collective. The checkpoint that the run starts from: its own newest one where it is resumed, else
 // the recipe's; absent where there is none.
 absl::Status Trainer::State::FindStart(std::optional<CheckpointReader>& reader) {
@@ -103,6 +120,7 @@ absl::Status Trainer::State::FindStart(std::optional<CheckpointReader>& reader) 
     allowed = absl::FailedPreconditionError(absl::StrCat(
         options.output, ": holds a run already; go on with --resume or take another --output"));
   }
+  if (allowed.ok() && entries.empty()) allowed = CheckNoOtherRecipe();
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(world, allowed));
   if (options.resume && entries.empty())
     LogInfo(absl::StrCat(options.output, ": holds no checkpoint; the run begins at step 0"));
@@ -137,6 +155,8 @@ absl::Status Trainer::State::StartOrResume() {
   PLAIT_RETURN_IF_ERROR(
       AgreeOnStatus(*options.world, is_first() ? OpenRunFolder() : absl::OkStatus()));
   PLAIT_RETURN_IF_ERROR(AgreeOnStatus(*options.world, FindRunFolder()));
+  PLAIT_RETURN_IF_ERROR(
+      AllReduceOnHost(*options.world, {&evaluated_step, DType::kI64, 1}, ReduceOperation::kMax));
   return writer->RemoveLeftovers();
 }
 
@@ -163,20 +183,10 @@ absl::Status Trainer::State::OpenRunFolder() {
   std::filesystem::create_directories(options.output, error);
   if (error) return SystemError(options.output, "cannot be made", error.value());
   PLAIT_ASSIGN_OR_RETURN(lock, FolderLock::Take(options.output));
-  if (!std::filesystem::exists(metrics_path(), error) &&
-      std::filesystem::exists(recipe_path(), error)) {
-    // Not of a run: somebody's own.
-    PLAIT_ASSIGN_OR_RETURN(const std::string there, ReadWholeFile(recipe_path(), kMaxRecipeBytes));
-    if (there != RecipeText(recipe)) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(recipe_path(),
-                       ": the run would write its own recipe over it; move it, or "
-                       "take another --output"));
-    }
-  }
-  PLAIT_RETURN_IF_ERROR(WriteFileDurably(recipe_path(), RecipeText(recipe)));
+  // The recipe last: beside metrics it is a run's.
   PLAIT_ASSIGN_OR_RETURN(record, RunRecord::Open(options.output, step, TotalSteps(recipe)));
   evaluated_step = record.evaluated_step();
+  PLAIT_RETURN_IF_ERROR(WriteFileDurably(recipe_path(), RecipeText(recipe)));
   return absl::OkStatus();
 }
 

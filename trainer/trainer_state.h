@@ -65,8 +65,8 @@ struct Trainer::State {
   int64_t tokens = 0;
   int64_t skipped_steps = 0;
   int64_t saved_step = -1;
-  int64_t evaluated_step = -1;  // rank 0's: the last one with a held-out loss in the metrics
-  bool is_evaluation_left_out = false;  // of this step, for a stop was requested
+  int64_t evaluated_step = -1;         // the last one whose held-out loss the metrics have
+  bool is_evaluation_cut_off = false;  // of the last step, for a stop was requested
   bool is_resumed = false;
   std::string resumed_digest;  // of the parameters; empty where the run is not resumed
   std::optional<double> loss;  // of the last step
@@ -81,9 +81,10 @@ struct Trainer::State {
   }
   std::string checkpoints_folder() const { return absl::StrCat(options.output, "/checkpoints"); }
 
-  // trainer_start.cc, in this order.
+  // trainer_start.cc
   absl::Status OpenData();
   absl::Status BuildModel();
+  absl::Status CheckNoOtherRecipe() const;
   absl::Status FindStart(std::optional<CheckpointReader>& reader);
   absl::Status StartOrResume();
   absl::Status OpenRunFolder();
@@ -101,7 +102,6 @@ struct Trainer::State {
   absl::Status AtBoundary();
   bool IsEvaluationDue() const;
   absl::Status Evaluate();
-  absl::Status EvaluateWhereLeftOut();
   absl::Status Save();
   absl::Status MeasurePeak();
   absl::StatusOr<bool> StopRequested();

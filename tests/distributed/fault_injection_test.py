@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = None
 RANKS = 3
 WATCHDOG_SECONDS = 2.0
+LONGEST_LEAVING = 12  # tools/ranks.cc waits for 10 s
 # A job must be over within this of its fault: the launcher first asks its ranks to end.
 END_SECONDS = 10.0
 
@@ -120,6 +121,12 @@ class FaultInjectionTest(unittest.TestCase):
         outcome = run("agree", 2, check=False)
         self.assertEqual([text for _, text in outcome.lines].count("plait: rank 2: its own reason"), 1, outcome.text())
         self.assertEqual(outcome.code, BAD_INPUT)
+
+    def test_a_rank_that_hangs_while_it_leaves_keeps_nobody(self):
+        outcome = run("agree-and-stop", 2, check=False)
+        self.assertEqual([text for _, text in outcome.lines].count("plait: rank 2: its own reason"), 1, outcome.text())
+        self.assertEqual(outcome.code, BAD_INPUT)
+        self.assertLessEqual(outcome.ended - outcome.time_of("^fault: "), LONGEST_LEAVING + END_SECONDS)
 
     def test_an_exception_on_one_rank_ends_the_job(self):
         self.check_that_it_ends_with_its_own_reason_first("throw", "unexpected: no more threads", INTERNAL)

@@ -4,8 +4,9 @@
 //   FAULT    none, or what RANK does once, in the third round: skip (leaves a barrier out), swap (a
 //            barrier before an all-reduce), count, type (of an all-reduce), stop (by SIGSTOP),
 //            dawdle (never comes), dawdle-in-part (the same, before a part's collective), fail (an
-//            error of its own), agree (an error that all ranks are told; rank 0 leaves late), throw
-//            (an exception), kill (by SIGKILL)
+//            error of its own), agree (an error that all ranks are told; rank 0 leaves late),
+//            agree-and-stop (the same; RANK stops by SIGSTOP before it leaves), throw (an
+//            exception), kill (by SIGKILL)
 //   CHECK    1: calls are compared
 //   TIMEOUT  the watchdog's, seconds
 #include <signal.h>
@@ -52,9 +53,11 @@ absl::Status Rounds(Communicator& world, const std::string& fault, int culprit) 
     const std::string now = round == kFaultyRound && world.rank() == culprit ? fault : "none";
     if (now != "none") Announce(now.c_str());
     if (now == "fail") return absl::DataLossError("data/shard-00003.h5: its digest is wrong");
-    if (fault == "agree" && round == kFaultyRound) {
-      return AgreeOnStatus(world,
-                           now == fault ? absl::DataLossError("its own reason") : absl::OkStatus());
+    if (fault.starts_with("agree") && round == kFaultyRound) {
+      const absl::Status status = AgreeOnStatus(
+          world, now == fault ? absl::DataLossError("its own reason") : absl::OkStatus());
+      if (now == "agree-and-stop") kill(getpid(), SIGSTOP);
+      return status;
     }
     if (now == "throw") throw std::runtime_error("no more threads");
     if (now == "kill") kill(getpid(), SIGKILL);

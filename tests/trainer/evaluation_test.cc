@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -26,9 +27,7 @@ class EvaluationTest : public ::testing::Test {
 
   static absl::StatusOr<EvaluationResult> Run(const Evaluation& evaluation, Execution& execution,
                                               ModelRuntime& runtime) {
-    PLAIT_ASSIGN_OR_RETURN(const auto result,
-                           evaluation.Run(execution, runtime, [](double) { return true; }));
-    return result.value();
+    return evaluation.Run(execution, runtime, [](double) { return true; });
   }
 
   EvaluationOptions Options(int64_t row_tokens, int64_t rows_per_batch) {
@@ -101,13 +100,13 @@ TEST_F(EvaluationTest, ALastBatchThatDoesNotDivideAmongTheRanksIsCountedWhole) {
   }
 }
 
-// Of several looks: the pipeline runs empty at each.
+// Long enough for several questions: the pipeline runs empty at each.
 TEST_F(EvaluationTest, IsTheSameOnStagesAndReplicas) {
   EvaluationOptions options = Options(8, 1);
-  options.max_tokens = 41 * 8;
+  options.max_tokens = 81 * 8;
   ASSERT_OK_AND_ASSIGN(const EvaluationResult one,
                        Evaluate(options, MakeSingleRankCommunicator(), "parallel.tensor=1"));
-  ASSERT_GT(one.tokens, 40 * 8);
+  ASSERT_GT(one.tokens, 80 * 8);
   for (const char* layout : {"parallel.pipeline=2", "parallel.replicate=2"}) {
     EXPECT_OK(RunLocalRanks(2, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
       PLAIT_ASSIGN_OR_RETURN(const EvaluationResult two, Evaluate(options, world, layout));
@@ -119,26 +118,32 @@ TEST_F(EvaluationTest, IsTheSameOnStagesAndReplicas) {
   }
 }
 
-TEST_F(EvaluationTest, EndsWhereItsCallerSaysSo) {
-  EvaluationOptions options = Options(8, 1);
-  ASSERT_OK_AND_ASSIGN(const auto evaluation, Evaluation::Create(options));
-  std::vector<double> seen;
-  const auto go_on_until = [&seen](size_t looks) {
-    return [&seen, looks](double done) {
-      seen.push_back(done);
-      return seen.size() < looks;
+TEST_F(EvaluationTest, EndsWhereItsCallerSaysSoWithWhatItKnows) {
+  ASSERT_OK(runtime_.model->Initialize(*runtime_.sharder, /*seed=*/1));
+  ASSERT_OK_AND_ASSIGN(const auto evaluation, Evaluation::Create(Options(8, 1)));
+  std::vector<double> asked;
+  const auto go_on_until = [&asked](size_t questions) {
+    return [&asked, questions](double done) {
+      asked.push_back(done);
+      return asked.size() < questions;
     };
   };
-  ASSERT_OK_AND_ASSIGN(const auto whole, evaluation->Run(execution_, runtime_, go_on_until(1000)));
-  ASSERT_TRUE(whole.has_value());
-  ASSERT_GT(seen.size(), 3u);
-  EXPECT_EQ(seen.front(), 0);
-  EXPECT_TRUE(std::is_sorted(seen.begin(), seen.end()));
-  EXPECT_LT(seen.back(), 1);
-  seen.clear();
-  ASSERT_OK_AND_ASSIGN(const auto part, evaluation->Run(execution_, runtime_, go_on_until(3)));
-  EXPECT_FALSE(part.has_value());
-  EXPECT_EQ(seen.size(), 3u);
+  ASSERT_OK_AND_ASSIGN(const EvaluationResult whole,
+                       evaluation->Run(execution_, runtime_, go_on_until(1000)));
+  EXPECT_TRUE(whole.is_whole);
+  ASSERT_GT(asked.size(), 3u);
+  EXPECT_TRUE(std::is_sorted(asked.begin(), asked.end()));
+  EXPECT_GT(asked.front(), 0);
+  EXPECT_LT(asked.back(), 1);
+  asked.clear();
+  ASSERT_OK_AND_ASSIGN(const EvaluationResult part,
+                       evaluation->Run(execution_, runtime_, go_on_until(2)));
+  EXPECT_FALSE(part.is_whole);
+  EXPECT_EQ(asked.size(), 2u);
+  EXPECT_EQ(part.tokens, 2 * 16 * 8);
+  EXPECT_NEAR(part.loss, whole.loss, 0.1 * whole.loss);
+  const absl::Status error = absl::UnavailableError("a rank is gone");
+  EXPECT_EQ(evaluation->Run(execution_, runtime_, [&](double) { return error; }).status(), error);
 }
 
 TEST_F(EvaluationTest, ChangesNothing) {

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -10,7 +11,10 @@
 #include "base/durable_file.h"
 #include "base/exit_code.h"
 #include "base/folder_lock.h"
+#include "base/status_macros.h"
 #include "checkpoint/checkpoint_reader.h"
+#include "parallel/local_communicator.h"
+#include "recipes/recipe_digest.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_run.h"
@@ -33,7 +37,7 @@ const TinyData& Data() {
 absl::StatusOr<RunResult> Train(const std::string& output, bool resume,
                                 const std::vector<std::string>& overrides,
                                 const std::string& data = Data().path(),
-                                const std::atomic<bool>* stop = nullptr) {
+                                const std::function<bool()>& stop = nullptr) {
   auto trainer = Trainer::Create(TinyRecipe(data, overrides),
                                  {.output = output, .resume = resume, .stop_requested = stop});
   if (!trainer.ok()) return trainer.status();
@@ -202,39 +206,82 @@ TEST_F(RunFolderTest, OtherDataAreRefused) {
 
 TEST_F(RunFolderTest, ARequestStopsWithACheckpoint) {
   const std::string run = folder_.File("run");
-  const std::atomic<bool> stop{true};
   ASSERT_OK(Train(run, false, {"debug.stop_after_steps=2"}));
-  ASSERT_OK_AND_ASSIGN(const RunResult result, Train(run, true, {}, Data().path(), &stop));
+  ASSERT_OK_AND_ASSIGN(const RunResult result,
+                       Train(run, true, {}, Data().path(), [] { return true; }));
   EXPECT_EQ(result.reason, StopReason::kRequested);
   EXPECT_EQ(result.step, 2);
   EXPECT_THAT(result.checkpoint, HasSubstr("step-00000002"));
 }
 
+// Whether the run has made this step.
+bool HasMade(const std::string& run, int64_t step) {
+  const auto lines = ReadWholeFile(run + "/metrics.jsonl", 1 << 24);
+  return lines.ok() &&
+         lines->find("\"event\":\"step\",\"step\":" + std::to_string(step)) != std::string::npos;
+}
+
+// So that an evaluation asks whether to go on: rows of few tokens, one a batch.
+std::vector<std::string> LongEvaluations() {
+  return {"stages.0.row_tokens=8", "stages.1.row_tokens=8", "stages.0.rows_per_microbatch=1",
+          "stages.1.rows_per_microbatch=1", "trainer.evaluate_every_steps=2"};
+}
+
 // An evaluation may take longer than a launcher leaves a run that is to stop.
 TEST_F(RunFolderTest, AnEvaluationThatARequestCutsOffIsMadeOnResume) {
-  const std::vector<std::string> base = {"trainer.evaluate_every_steps=2"};
-  ASSERT_OK(Train(folder_.File("whole"), false, base));
-  for (const int64_t steps : {2, 7}) {
-    const std::string run = folder_.File("run" + std::to_string(steps));
-    // Requested from the start: as if it came during the evaluation of a step that was just saved.
-    const std::atomic<bool> stop{true};
-    ASSERT_OK(Train(run, false, {"debug.stop_after_steps=" + std::to_string(steps)}));
-    ASSERT_OK_AND_ASSIGN(std::string lines, ReadWholeFile(run + "/metrics.jsonl", 1 << 24));
-    const size_t evaluation = lines.rfind("{\"event\":\"evaluation\"");
-    if (steps == kSteps) lines.resize(evaluation);
-    ASSERT_OK(WriteFileDurably(run + "/metrics.jsonl", lines));
-    ASSERT_OK_AND_ASSIGN(const RunResult cut, Train(run, true, base, Data().path(), &stop));
+  ASSERT_OK(Train(folder_.File("whole"), false, LongEvaluations()));
+  const auto whole = Computed(folder_.File("whole"));
+  const auto expected = Digests(folder_.File("whole"));
+  ASSERT_EQ(whole.size(), static_cast<size_t>(kSteps + 5));
+  for (const int64_t step : {0, 2, 7}) {
+    SCOPED_TRACE(step);
+    const std::string run = folder_.File("run" + std::to_string(step));
+    const auto stop = [&] { return step == 0 || HasMade(run, step); };
+    ASSERT_OK_AND_ASSIGN(const RunResult cut,
+                         Train(run, false, LongEvaluations(), Data().path(), stop));
     EXPECT_EQ(cut.reason, StopReason::kRequested);
-    EXPECT_EQ(cut.step, steps);
-    ASSERT_OK_AND_ASSIGN(const RunResult result, Train(run, true, base));
+    EXPECT_EQ(cut.step, step);
+    EXPECT_LT(Computed(run).size(), whole.size());
+    // Asked to stop again, it is where it was.
+    ASSERT_OK_AND_ASSIGN(const RunResult again,
+                         Train(run, true, LongEvaluations(), Data().path(), stop));
+    EXPECT_EQ(again.reason, StopReason::kRequested);
+    EXPECT_EQ(again.step, step);
+    ASSERT_OK_AND_ASSIGN(const RunResult result, Train(run, true, LongEvaluations()));
     EXPECT_EQ(result.reason, StopReason::kFinished);
-    const auto whole = Computed(folder_.File("whole")), found = Computed(run);
-    // The run to the end was not evaluated on its way.
-    EXPECT_EQ(found.back(), whole.back());
-    if (steps < kSteps) {
-      EXPECT_EQ(found, whole);
-    }
+    EXPECT_EQ(Computed(run), whole);
+    EXPECT_EQ(Digests(run), expected);
   }
+}
+
+TEST_F(RunFolderTest, AStopThatOneRankIsAskedForCutsOffTheEvaluationOfAll) {
+  const std::string run = folder_.File("run");
+  ASSERT_OK(RunLocalRanks(2, [&](const std::shared_ptr<Communicator>& world) -> absl::Status {
+    const auto stop = [&] { return world->rank() == 1 && HasMade(run, 2); };
+    PLAIT_ASSIGN_OR_RETURN(
+        const auto trainer,
+        Trainer::Create(TinyRecipe(Data().path(), LongEvaluations(), /*ranks=*/2),
+                        {.output = run, .stop_requested = stop, .world = world}));
+    PLAIT_ASSIGN_OR_RETURN(const RunResult result, trainer->Run());
+    EXPECT_EQ(result.reason, StopReason::kRequested);
+    EXPECT_EQ(result.step, 2);
+    return absl::OkStatus();
+  }));
+  EXPECT_EQ(Computed(run).size(), 3u);  // evaluated at 0, two steps
+}
+
+// What an evaluation has seen before it is cut off tells whether the weights may be saved.
+TEST_F(RunFolderTest, WeightsThatTheLastUpdateSpoiledAreNotSavedWhereAStopIsRequested) {
+  const std::string run = folder_.File("run");
+  std::vector<std::string> spoiling = LongEvaluations();
+  for (const char* override : {"stages.1.steps=1", "stages.1.schedule.learning_rate_peak=1e30",
+                               "stages.1.schedule.learning_rate_final=1e30"}) {
+    spoiling.emplace_back(override);
+  }
+  const absl::Status status =
+      Train(run, false, spoiling, Data().path(), [&] { return HasMade(run, 5); }).status();
+  EXPECT_EQ(ExitCodeOf(status), ExitCode::kNumericFault) << status;
+  EXPECT_FALSE(std::filesystem::exists(run + "/checkpoints/step-00000005"));
 }
 
 TEST_F(RunFolderTest, ARecipeThatIsNoRunsIsNotWrittenOver) {
@@ -247,6 +294,13 @@ TEST_F(RunFolderTest, ARecipeThatIsNoRunsIsNotWrittenOver) {
   }
   ASSERT_OK_AND_ASSIGN(const std::string there, ReadWholeFile(own, 100));
   EXPECT_EQ(there, "# mine\n");
+  EXPECT_FALSE(std::filesystem::exists(run + "/.plait-lock"));
+  // The run's own text may be there.
+  ASSERT_OK(WriteFileDurably(own, RecipeText(TinyRecipe(Data().path(), {}))));
+  ASSERT_OK(Train(run, false, {}));
+  // And a run may go on whose metrics are gone.
+  std::filesystem::remove(run + "/metrics.jsonl");
+  EXPECT_OK(Train(run, true, {"trainer.log_every_steps=3"}));
 }
 
 // A run whose first parameter holds an infinity.
